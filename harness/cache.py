@@ -1,0 +1,82 @@
+"""The cache of what is dear to compute: syntheses and FP32 logits, one safetensors file each.
+
+Every file carries a checksum of its tensors; a file that is damaged or does not match is thrown away and
+made again. Files are written to a temporary name and renamed, so many processes may share one folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Tensors and a JSON-able description."""
+
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of entries of one kind ("synthesis", "reference"), named by key."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, results: Path, kind: str) -> Cache:
+        """Return the cache of a kind under a results folder."""
+        return cls(results / "cache" / kind)
+
+    def path(self, key: str) -> Path:
+        """Return where the entry of a key lies."""
+        return self.folder / f"{key}.safetensors"
+
+    def __contains__(self, key: str) -> bool:
+        return self.path(key).is_file()
+
+    def store(self, key: str, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+        """Write an entry; NaN in `about` raises ValueError."""
+        from safetensors.torch import save
+
+        described = json.dumps(about, allow_nan=False)
+        header = {"about": described, "sha256": checksum(tensors, described)}
+        write_atomically(self.path(key), save({k: v.contiguous() for k, v in tensors.items()}, header))
+
+    def load(self, key: str) -> Entry | None:
+        """Return the entry of a key, or None when there is none or it is damaged (it is then removed)."""
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path(key)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as stream:
+                header = stream.metadata() or {}
+                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - no iterator
+            if header["sha256"] == checksum(tensors, header["about"]):
+                return Entry(tensors, json.loads(header["about"]))
+        except (SafetensorError, KeyError, OSError):
+            path.unlink(missing_ok=True)
+            return None
+        path.unlink(missing_ok=True)
+        return None
+
+
+def checksum(tensors: dict[str, Tensor], described: str = "") -> str:
+    """Return the sha256 over names, types, shapes and bytes of tensors, and a text."""
+    digest = hashlib.sha256(described.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

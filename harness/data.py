@@ -1,0 +1,184 @@
+"""Image sets: the embedded digits, folders of ImageNet images, and a procedural set without labels.
+
+An image set knows its name, its size, its labels and a sha256 of what it lists (relative paths, file sizes
+and labels, or pixels for sets without files); pixels come out as uint8, cut by the model's eval transform.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness import folders
+from harness.dead_leaves import dead_leaves
+from harness.digits import digits_split
+from harness.files import hash_key
+from harness.seeds import derived_seed
+from harness.zoo import ModelEntry
+from methods.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DIGITS = "digits"
+DEAD_LEAVES = "dead-leaves"
+_DEAD_LEAVES_COUNT = 256
+_MEMORY_LIMIT = 1 << 30
+
+
+class ImageSet(ABC):
+    """Images with labels (or None), in a fixed order."""
+
+    name: str
+    sha256: str
+    labels: list[int] | None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def pixels(self, index: int, entry: ModelEntry) -> NDArray[np.uint8]:
+        """Return image `index` as the model's eval transform cuts it, uint8 [3, H, W]."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what names this set in a cell."""
+        return {"name": self.name, "n": len(self), "sha256": self.sha256}
+
+
+class ArrayImages(ImageSet):
+    """Images held in memory, uint8 [n, H, W, 3]."""
+
+    def __init__(self, name: str, images: NDArray[np.uint8], labels: list[int] | None) -> None:
+        self.name, self.images, self.labels = name, images, labels
+        self.sha256 = hash_key([hashlib.sha256(images.tobytes()).hexdigest(), labels])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pixels(self, index: int, entry: ModelEntry) -> NDArray[np.uint8]:
+        """Return the image channels first, cut by the eval transform if it is not of the model's size."""
+        from PIL import Image
+
+        image = self.images[index]
+        if image.shape[:2] == (entry.size, entry.size):
+            return image.transpose(2, 0, 1)
+        pixels: NDArray[np.uint8] = _transform(entry)(Image.fromarray(image))
+        return pixels
+
+
+class FolderImages(ImageSet):
+    """Image files with class indices."""
+
+    def __init__(self, root: Path, files: Sequence[tuple[str, int]]) -> None:
+        self.name, self.root, self.files = root.name, root, list(files)
+        self.labels = [label for _, label in files]
+        self.sha256 = hash_key([[path, (root / path).stat().st_size, label] for path, label in files])
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def pixels(self, index: int, entry: ModelEntry) -> NDArray[np.uint8]:
+        """Decode, resize and crop one file by timm's eval transform with the entry's values."""
+        return folders.decode(self.root / self.files[index][0], _transform(entry))
+
+
+@lru_cache
+def _transform(entry: ModelEntry) -> Any:
+    """Return timm's eval transform of an entry up to uint8 pixels (normalization comes later, in batches)."""
+    from timm.data import create_transform
+
+    return create_transform(
+        (3, entry.size, entry.size),
+        is_training=False,
+        use_prefetcher=True,
+        interpolation=entry.interpolation,
+        crop_pct=entry.crop,
+    )
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """How to open an image set again, in any process: `where` is a folder, "digits", "digits-train" or
+    "dead-leaves"; limit: a fixed, seeded, class-balanced subset; skip_bad: leave out files that do not decode."""
+
+    where: str
+    limit: int | None = None
+    skip_bad: bool = False
+
+
+@lru_cache
+def open_images(source: DataSource) -> ImageSet:
+    """Open an image set; raises UsageError for an unreadable folder, unknown classes or damaged images."""
+    images: ImageSet
+    if source.where in (DIGITS, f"{DIGITS}-train"):
+        pixels, classes = digits_split(train=source.where != DIGITS)
+        chosen = limited(classes.tolist(), source.limit)
+        images = ArrayImages(source.where, pixels[chosen], classes[chosen].tolist())
+    elif source.where == DEAD_LEAVES:
+        images = ArrayImages(DEAD_LEAVES, dead_leaves(source.limit or _DEAD_LEAVES_COUNT), None)
+    else:
+        root = Path(source.where).expanduser().resolve()
+        files = folders.list_images(root)
+        files = [files[i] for i in limited([label for _, label in files], source.limit)]
+        bad = folders.damaged(root, [path for path, _ in files])
+        if bad and not source.skip_bad:
+            names = ", ".join(bad[:3])
+            raise UsageError(
+                f"{len(bad)} of {len(files)} images in {root} cannot be read ({names}); --skip-bad-images leaves them out."
+            )
+        files = [entry for entry in files if entry[0] not in set(bad)]
+        if not files:
+            raise UsageError(f"{root} holds no readable image.")
+        images = FolderImages(root, files)
+    return images
+
+
+def limited(labels: list[int], limit: int | None) -> list[int]:
+    """Return sorted indices of a class-balanced subset: the same for the same labels and limit, always."""
+    if limit is None or limit >= len(labels):
+        return list(range(len(labels)))
+    random = np.random.default_rng(derived_seed(0, "limit"))
+    order = random.permutation(len(labels))
+    rank: dict[int, int] = {}
+    turns = []
+    for index in order.tolist():
+        turns.append((rank.get(labels[index], 0), index))
+        rank[labels[index]] = rank.get(labels[index], 0) + 1
+    position = {index: place for place, index in enumerate(order.tolist())}
+    turns.sort(key=lambda turn: (turn[0], position[turn[1]]))
+    return sorted(index for _, index in turns[:limit])
+
+
+def load_pixels(source: DataSource, entry: ModelEntry, indices: Sequence[int]) -> Tensor:
+    """Return uint8 pixels [len(indices), 3, H, W]; small sets are decoded once and kept in memory."""
+    import torch
+
+    images = open_images(source)
+    if len(images) * 3 * entry.size**2 <= _MEMORY_LIMIT:
+        return _all_pixels(source, entry)[torch.as_tensor(indices)]
+    return _decoded(images, entry, indices)
+
+
+@lru_cache(maxsize=2)
+def _all_pixels(source: DataSource, entry: ModelEntry) -> Tensor:
+    images = open_images(source)
+    return _decoded(images, entry, range(len(images)))
+
+
+def _decoded(images: ImageSet, entry: ModelEntry, indices: Sequence[int]) -> Tensor:
+    """Decode on a few threads (Pillow releases the interpreter lock), in order."""
+    import torch
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        arrays = list(pool.map(lambda index: images.pixels(index, entry), indices))
+    return torch.from_numpy(np.stack(arrays))

@@ -1,0 +1,99 @@
+"""Evaluation: a model's logits on an image set, and the metrics of a quantized model against its FP32 self."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from harness.data import DataSource, load_pixels, open_images
+from harness.zoo import ModelEntry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+_BATCH = 64
+
+
+def logits_of(
+    model: nn.Module,
+    source: DataSource,
+    entry: ModelEntry,
+    device: torch.device,
+    report: Callable[[int, int], None],
+) -> Tensor:
+    """Return the logits [n, classes], float32 on the CPU, of a model on every image of a set.
+
+    Batches have a fixed size, so that results do not depend on free memory; only when memory runs out are
+    they made smaller.
+    """
+    from accelerate.utils import find_executable_batch_size
+
+    attempt = find_executable_batch_size(_logits, starting_batch_size=_BATCH)
+    result: Tensor = attempt(model, source, entry, device, report)
+    return result
+
+
+def _logits(
+    batch_size: int,
+    model: nn.Module,
+    source: DataSource,
+    entry: ModelEntry,
+    device: torch.device,
+    report: Callable[[int, int], None],
+) -> Tensor:
+    import torch
+
+    from harness.models import image_space
+
+    space, count = image_space(entry), len(open_images(source))
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, count, batch_size):
+            indices = range(start, min(start + batch_size, count))
+            pixels = load_pixels(source, entry, indices).to(device)
+            parts.append(model(space.normalize(pixels)).float().cpu())
+            report(indices.stop, count)
+    return torch.cat(parts)
+
+
+def metrics(logits: Tensor, reference: Tensor, labels: list[int] | None) -> tuple[dict[str, Any], list[bool] | None]:
+    """Compare logits [n, classes] with FP32 logits and labels.
+
+    Returns the metrics of a record (accuracies in percent; stderr: binomial standard error of top-1; kl: mean
+    KL divergence of the FP32 distribution from the quantized one, in nats) and per-image correctness.
+    Accuracies are None without labels.
+    """
+    import torch
+    from torch.nn import functional
+
+    count = len(logits)
+    predicted, original = logits.argmax(1), reference.argmax(1)
+    divergence = functional.kl_div(
+        logits.log_softmax(1), reference.log_softmax(1), reduction="batchmean", log_target=True
+    )
+    found: dict[str, Any] = {
+        "top1": None,
+        "top5": None,
+        "stderr": None,
+        "n": count,
+        "fp32_top1": None,
+        "agreement": _percent(predicted == original),
+        "kl": float(divergence) if math.isfinite(float(divergence)) else None,
+    }
+    if labels is None:
+        return found, None
+    truth = torch.tensor(labels)
+    correct = predicted == truth
+    top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    share = float(correct.double().mean())
+    found["top1"] = 100 * share
+    found["top5"] = _percent((top5 == truth[:, None]).any(1))
+    found["stderr"] = 100 * math.sqrt(share * (1 - share) / count)
+    found["fp32_top1"] = _percent(original == truth)
+    return found, correct.tolist()
+
+
+def _percent(hits: Tensor) -> float:
+    return 100 * float(hits.double().mean())

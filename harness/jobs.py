@@ -1,0 +1,141 @@
+"""Jobs: the pieces of work a plan consists of, and the order they may run in.
+
+Three kinds: the FP32 reference of a model on an image set, a synthesis, and a cell. A synthesis waits for its
+model's reference (whose gate stops a run on wrong weights before hours are spent), a cell for both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from harness.cells import Cell, Identity
+from harness.data import DataSource
+from harness.weights import Weights
+from harness.zoo import ModelEntry
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with its weights."""
+
+    entry: ModelEntry
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class ReferenceJob:
+    """FP32 logits of a model on an image set."""
+
+    key: str
+    subject: Subject
+    data: DataSource
+
+    def label(self) -> str:
+        """Return a short name for progress lines."""
+        return f"{self.subject.entry.name} fp32"
+
+
+@dataclass(frozen=True)
+class SynthesisJob:
+    """Images of a method for a model and a seed; `passes`: estimated forward+backward image passes."""
+
+    key: str
+    subject: Subject
+    method: str
+    config: Any
+    seed: int
+    calibration: DataSource | None
+    reference: str
+    passes: float
+
+    def label(self) -> str:
+        """Return a short name for progress lines."""
+        return f"{self.subject.entry.name} {self.method} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """A cell with all that is needed to run it; `cached`: whether its synthesis was there before this run."""
+
+    key: str
+    cell: Cell
+    identity: Identity
+    subject: Subject
+    data: DataSource
+    backend_config: Any
+    synthesis: str
+    reference: str
+    cached: bool
+    passes: float
+
+    def label(self) -> str:
+        """Return a short name for progress lines."""
+        return self.cell.label()
+
+
+Job: TypeAlias = ReferenceJob | SynthesisJob | CellJob
+
+
+def needs(job: Job) -> set[str]:
+    """Return the keys of the jobs that must be done before this one."""
+    if isinstance(job, CellJob):
+        return {job.synthesis, job.reference}
+    return {job.reference} if isinstance(job, SynthesisJob) else set()
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What all jobs of a run share. device: "cpu" or "cuda"; threads: CPU threads per job; gate: whether an
+    FP32 accuracy far below the expected one stops the run; executor and command go into provenance."""
+
+    results: Path
+    device: str
+    threads: int
+    gate: bool
+    executor: str
+    command: str
+
+
+@dataclass
+class Schedule:
+    """Which job may run next, given what is done; both executors follow it.
+
+    Jobs are handed out in the order they were given, each as soon as what it needs is done. The jobs that
+    need a failed one are blocked.
+    """
+
+    jobs: list[Job]
+    _waiting: dict[str, Job] = field(init=False)
+    _missing: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._waiting = {job.key: job for job in self.jobs}
+        self._missing = set(self._waiting)
+
+    def next(self) -> Job | None:
+        """Hand out the next job that is ready, or None when all that is left must wait."""
+        for job in self._waiting.values():
+            if not needs(job) & self._missing:
+                return self._waiting.pop(job.key)
+        return None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every job has been handed out or blocked."""
+        return not self._waiting
+
+    def finish(self, job: Job, failed: bool) -> list[Job]:
+        """Note that a job is done; returns the jobs that its failure blocks for good."""
+        if not failed:
+            self._missing.discard(job.key)
+            return []
+        blocked: list[Job] = []
+        keys = {job.key}
+        while found := [j for j in self._waiting.values() if needs(j) & keys]:
+            blocked += found
+            keys |= {j.key for j in found}
+            for lost in found:
+                del self._waiting[lost.key]
+        return blocked

@@ -1,0 +1,135 @@
+"""The plan: which cells a command asks for, which are recorded already, and the jobs the others need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+from harness.cache import Cache
+from harness.cells import Cell, Identity, cell_key, reference_key, synthesis_key
+from harness.data import DataSource, open_images
+from harness.jobs import CellJob, Job, ReferenceJob, Subject, SynthesisJob
+from harness.records import is_recorded
+from harness.settings import Overrides, changed_settings, effective_config
+from methods.errors import UsageError
+from methods.quant.bits import Bits
+from methods.registry import BACKENDS, METHODS
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command asks for, checked: every combination of the lists is a cell.
+
+    data and calibration give, per task ("digits", "imagenet"), where images come from.
+    """
+
+    subjects: list[Subject]
+    methods: list[str]
+    backends: list[str]
+    bits: list[Bits]
+    seeds: list[int]
+    overrides: Overrides
+    data: dict[str, DataSource]
+    calibration: dict[str, DataSource]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """cells: every cell asked for; recorded: the keys of those that need not be run; jobs: the work, in the
+    order it should be started: references, then the largest syntheses and cells first."""
+
+    cells: list[CellJob]
+    recorded: set[str]
+    jobs: list[Job]
+
+
+def make_plan(request: Request, results: Path) -> Plan:
+    """Lay out the work; raises UsageError when a method lacks the real images it needs."""
+    synthesized = Cache.of(results, "synthesis")
+    references: dict[str, ReferenceJob] = {}
+    syntheses: dict[str, SynthesisJob] = {}
+    cells: dict[str, CellJob] = {}
+    for subject, method, seed in product(request.subjects, request.methods, request.seeds):
+        for cell, identity in _cells(request, subject, method, seed):
+            synthesis, reference = _prerequisites(request, subject, cell, identity)
+            references[reference.key], syntheses[synthesis.key] = reference, synthesis
+            job = _cell_job(request, subject, cell, identity, synthesis, synthesis.key in synthesized)
+            cells[job.key] = job
+    recorded = {key for key in cells if is_recorded(results, key)}
+    left = [job for key, job in cells.items() if key not in recorded]
+    needed = {job.synthesis for job in left}, {job.reference for job in left}
+    jobs: list[Job] = [job for key, job in references.items() if key in needed[1]]
+    jobs += sorted((s for k, s in syntheses.items() if k in needed[0]), key=lambda s: -s.passes)
+    jobs += sorted(left, key=lambda cell: -cell.passes)
+    return Plan(list(cells.values()), recorded, jobs)
+
+
+def _cells(request: Request, subject: Subject, method: str, seed: int) -> Iterator[tuple[Cell, Identity]]:
+    """Yield the cells of one model, method and seed, with what else their results depend on."""
+    name, task = subject.entry.name, subject.entry.task
+    maker = METHODS.get(method)
+    if maker.needs_real_images and task not in request.calibration:
+        raise UsageError(f"The method {method!r} needs real calibration images for {name}: give --calib-data DIR.")
+    calibration = open_images(request.calibration[task]).identity() if maker.needs_real_images else None
+    method_config = effective_config(maker, name, request.overrides)
+    for backend, bits in product(request.backends, request.bits):
+        quantizer = BACKENDS.get(backend)
+        identity = Identity(
+            method_config=asdict(method_config),
+            backend_config=asdict(effective_config(quantizer, name, request.overrides)),
+            method_version=maker.version,
+            backend_version=quantizer.version,
+            weights_sha256=subject.weights.sha256,
+        )
+        changed = changed_settings(maker, name, request.overrides) | changed_settings(
+            quantizer, name, request.overrides
+        )
+        data = open_images(request.data[task]).identity()
+        yield Cell(name, method, backend, str(bits), seed, data, changed, calibration), identity
+
+
+def _prerequisites(
+    request: Request, subject: Subject, cell: Cell, identity: Identity
+) -> tuple[SynthesisJob, ReferenceJob]:
+    """Return the synthesis and the reference a cell waits for."""
+    task, maker = subject.entry.task, METHODS.get(cell.method)
+    reference = ReferenceJob(
+        key=reference_key(cell.model, identity.weights_sha256, cell.data),
+        subject=subject,
+        data=request.data[task],
+    )
+    config = effective_config(maker, cell.model, request.overrides)
+    synthesis = SynthesisJob(
+        key=synthesis_key(cell, identity),
+        subject=subject,
+        method=cell.method,
+        config=config,
+        seed=cell.seed,
+        calibration=request.calibration[task] if maker.needs_real_images else None,
+        reference=reference.key,
+        passes=maker.image_passes(config),
+    )
+    return synthesis, reference
+
+
+def _cell_job(
+    request: Request, subject: Subject, cell: Cell, identity: Identity, synthesis: SynthesisJob, cached: bool
+) -> CellJob:
+    """Return the job of a cell; its passes count an evaluated image as a third (forward only)."""
+    quantizer = BACKENDS.get(cell.backend)
+    config = effective_config(quantizer, cell.model, request.overrides)
+    learned = quantizer.image_passes(config, identity.method_config.get("images", 0))
+    return CellJob(
+        key=cell_key(cell, identity),
+        cell=cell,
+        identity=identity,
+        subject=subject,
+        data=request.data[subject.entry.task],
+        backend_config=config,
+        synthesis=synthesis.key,
+        reference=synthesis.reference,
+        cached=cached,
+        passes=learned + cell.data["n"] / 3,
+    )

@@ -1,0 +1,73 @@
+"""Where a record comes from: library versions, git commit, command, kind of machine - never a host name."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "ray", "accelerate", "safetensors")
+
+
+@lru_cache
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries a result may depend on; those not installed are left out."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@lru_cache
+def git_commit() -> str | None:
+    """Return this project's commit, with "+changes" when the tree differs from it; None outside git."""
+
+    def git(*words: str) -> str | None:
+        root = Path(__file__).parents[1]
+        if not (root / ".git").exists():
+            return None
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "harness", "methods", "spdfq")
+    return f"{commit}+changes" if commit and changed else commit
+
+
+def processor() -> str:
+    """Return the processor's model, as far as the system tells."""
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def provenance(device: str, threads: int, executor: str, command: str) -> dict[str, Any]:
+    """Return a record's provenance."""
+    return {
+        "commit": git_commit(),
+        "command": command,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": device,
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "executor": executor,
+    }
+
+
+def command_line() -> str:
+    """Return the command as typed, with folders reduced to their last part (paths name a machine)."""
+    words = [Path(word).name if os.sep in word and "=" not in word else word for word in sys.argv[1:]]
+    return " ".join(["python -m harness.bench", *words])

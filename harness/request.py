@@ -1,0 +1,154 @@
+"""Read a command line into a checked request: names, settings, weights and data, before anything is written."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from harness import catalog
+from harness.data import DEAD_LEAVES, DIGITS, DataSource, open_images
+from harness.executors import Resources
+from harness.jobs import RunSettings, Subject
+from harness.plan import Request
+from harness.provenance import command_line
+from harness.settings import effective_config, read_overrides
+from harness.weights import find_weights, load_model
+from harness.zoo import ModelEntry, select_models
+from methods.errors import UsageError
+from methods.quant.bits import Bits
+from methods.registry import BACKENDS, METHODS
+
+_SMALL = 2_000_000
+_MOST_THREADS = 8
+
+
+def read_request(arguments: argparse.Namespace) -> Request:
+    """Check everything the command names; raises UsageError for the first thing that does not work."""
+    catalog.load()
+    entries = select_models(_words(arguments.models, "--models"))
+    methods = _words(arguments.methods, "--methods")
+    backends = _words(arguments.backends, "--backends")
+    for name in methods:
+        METHODS.get(name)
+    for name in backends:
+        BACKENDS.get(name)
+    bits = [Bits.parse(word) for word in _words(arguments.bits, "--bits")]
+    seeds = [_seed(word) for word in _words(arguments.seeds, "--seeds")]
+    overrides = read_overrides(arguments.config, arguments.set)
+    _refuse_unused(arguments.set, methods + backends)
+    for entry in entries:
+        for owner in [METHODS.get(name) for name in methods] + [BACKENDS.get(name) for name in backends]:
+            effective_config(owner, entry.name, overrides)
+    check_writable(arguments.results)
+    data, calibration = _data(arguments, entries), _calibration(arguments)
+    if any(METHODS.get(name).needs_real_images for name in methods):
+        _check_images(entries, calibration)
+    _check_images(entries, data)
+    subjects = [_subject(entry, arguments.weights) for entry in entries]
+    return Request(subjects, methods, backends, bits, seeds, overrides, data, calibration)
+
+
+def _words(text: str, option: str) -> list[str]:
+    """Split a comma-separated list, without repeats."""
+    words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not words:
+        raise UsageError(f"{option} names nothing.")
+    return words
+
+
+def _seed(word: str) -> int:
+    if not word.isdigit():
+        raise UsageError(f"The seed {word!r} is not a whole number of 0 or more.")
+    return int(word)
+
+
+def _refuse_unused(assignments: list[str], names: list[str]) -> None:
+    """Refuse settings of methods and backends that take no part: they would do nothing."""
+    for assignment in assignments:
+        name = assignment.partition(".")[0].strip()
+        if name not in names:
+            raise UsageError(
+                f"--set {assignment} has no effect: {name!r} is not among the methods and backends of this run."
+            )
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UsageError unless files can be made in a folder, which need not exist yet."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"The results folder {folder} cannot be written to.")
+
+
+def _data(arguments: argparse.Namespace, entries: list[ModelEntry]) -> dict[str, DataSource]:
+    """Return where each task's evaluation images come from."""
+    limit, skip = arguments.limit, arguments.skip_bad_images
+    where = arguments.data or os.environ.get("DFQ_DATA")
+    if where == DIGITS:
+        strangers = [entry.name for entry in entries if entry.task != DIGITS]
+        if strangers:
+            raise UsageError(f"{strangers[0]} is an ImageNet classifier; --data digits has no labels for it.")
+        where = None
+    return {
+        DIGITS: DataSource(DIGITS, limit),
+        "imagenet": DataSource(where or DEAD_LEAVES, limit, skip),
+    }
+
+
+def _calibration(arguments: argparse.Namespace) -> dict[str, DataSource]:
+    """Return where each task's real calibration images come from."""
+    found = {DIGITS: DataSource(f"{DIGITS}-train")}
+    if arguments.calib_data:
+        found["imagenet"] = DataSource(arguments.calib_data, skip_bad=arguments.skip_bad_images)
+    return found
+
+
+def _check_images(entries: list[ModelEntry], sources: dict[str, DataSource]) -> None:
+    """Open every image set that is needed, which raises UsageError when one cannot be used."""
+    for task in dict.fromkeys(entry.task for entry in entries):
+        if task in sources:
+            open_images(sources[task])
+
+
+def _subject(entry: ModelEntry, source: str | None) -> Subject:
+    """Find the weights and load them once, so that a checkpoint that does not fit is refused at once."""
+    weights = find_weights(entry, source)
+    load_model(entry, weights)
+    return Subject(entry, weights)
+
+
+def run_settings(arguments: argparse.Namespace, request: Request) -> tuple[RunSettings, Resources]:
+    """Choose device and threads; raises UsageError when more is asked for than there is."""
+    import torch
+
+    cuda = torch.cuda.device_count()
+    if arguments.device == "cuda" and not cuda and not arguments.address:
+        raise UsageError("--device cuda: this machine has no CUDA device.")
+    device = "cuda" if arguments.device == "cuda" or (arguments.device == "auto" and cuda) else "cpu"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = arguments.cpus_per_trial or _threads(request, cores)
+    gpus = arguments.gpus_per_trial if arguments.gpus_per_trial is not None else float(device == "cuda")
+    if not arguments.address and cpus > cores:
+        raise UsageError(f"--cpus-per-trial {cpus}: this machine has {cores} CPUs.")
+    if gpus < 0 or (not arguments.address and gpus > cuda):
+        raise UsageError(f"--gpus-per-trial {gpus:g}: this machine has {cuda} GPUs.")
+    settings = RunSettings(
+        results=arguments.results.absolute(),
+        device=device,
+        threads=cpus,
+        gate=not arguments.no_fp32_gate,
+        executor=arguments.executor,
+        command=command_line(),
+    )
+    return settings, Resources(cpus, gpus, arguments.address)
+
+
+def _threads(request: Request, cores: int) -> int:
+    """Return 1 when all models are small, so that trials run side by side; else the cores there are, 8 at most.
+
+    The same rule under both executors: sums depend on the number of threads in their last bits.
+    """
+    sizes = [sum(p.numel() for p in load_model(s.entry, s.weights).parameters()) for s in request.subjects]
+    return 1 if max(sizes) < _SMALL else min(cores, _MOST_THREADS)

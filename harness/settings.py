@@ -1,0 +1,96 @@
+"""Settings of methods and backends: dataclass defaults < TOML file (`--config`) < `--set name.key=value`.
+
+Unknown names and keys, and values of another type, are errors that name the nearest known one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from methods.contracts import Backend, Method
+from methods.errors import UsageError, unknown_name
+from methods.registry import BACKENDS, METHODS
+
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+Overrides = dict[str, dict[str, Any]]
+
+
+def read_overrides(config: Path | None, assignments: Iterable[str]) -> Overrides:
+    """Return {method or backend: {key: value}} from a TOML file and `name.key=value` words, checked.
+
+    Raises UsageError for an unreadable file, an unknown name or key, or a value of another type.
+    """
+    overrides: Overrides = {}
+    for name, table in _tables(config).items():
+        for key, value in table.items():
+            overrides.setdefault(name, {})[key] = _checked(name, key, value)
+    for assignment in assignments:
+        name, key, text = _split(assignment)
+        overrides.setdefault(name, {})[key] = _checked(name, key, _parsed(text))
+    return overrides
+
+
+def _tables(config: Path | None) -> dict[str, dict[str, Any]]:
+    if config is None:
+        return {}
+    try:
+        tables = tomllib.loads(config.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"The config file {config} cannot be read: {error}.") from error
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise UsageError(f"{config} sets {name!r} outside a table; write it as [method] key = value.")
+    return tables
+
+
+def _split(assignment: str) -> tuple[str, str, str]:
+    target, equals, text = assignment.partition("=")
+    name, dot, key = target.strip().partition(".")
+    if not (equals and dot and key):
+        raise UsageError(f"--set {assignment!r} is not of the form method.key=value.")
+    return name, key, text.strip()
+
+
+def _parsed(text: str) -> Any:
+    """Read a value as TOML does; anything else is a word."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _owner(name: str) -> Method | Backend:
+    if name in METHODS.names():
+        return METHODS.get(name)
+    if name in BACKENDS.names():
+        return BACKENDS.get(name)
+    raise unknown_name("method or backend", name, [*METHODS.names(), *BACKENDS.names()])
+
+
+def _checked(name: str, key: str, value: Any) -> Any:
+    """Return the value in the type of the setting `name.key`."""
+    hints = get_type_hints(_owner(name).config_class)
+    if key not in hints:
+        raise unknown_name(f"setting of {name}", key, hints)
+    wanted = hints[key]
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not wanted:
+        raise UsageError(f"{name}.{key} must be {_TYPE_NAMES[wanted]}, not {value!r}.")
+    return value
+
+
+def effective_config(owner: Method | Backend, model: str, overrides: Overrides) -> Any:
+    """Return the frozen config of a method or backend for a model, overrides applied and validated."""
+    return dataclasses.replace(owner.default_config(model), **overrides.get(owner.name, {}))
+
+
+def changed_settings(owner: Method | Backend, model: str, overrides: Overrides) -> dict[str, Any]:
+    """Return {"name.key": value} of the overrides that differ from the model's defaults."""
+    default = owner.default_config(model)
+    given = overrides.get(owner.name, {})
+    return {f"{owner.name}.{key}": value for key, value in given.items() if getattr(default, key) != value}

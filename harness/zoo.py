@@ -1,0 +1,112 @@
+"""The model zoo: short names, each pinned to a checkpoint, its eval transform and its expected accuracy.
+
+Bare timm names do not mean the checkpoints the papers used, so every entry names `arch.tag`. Transforms
+are the papers' (DeiT at crop 0.875, ViT and Swin at 0.9, bicubic); expected top-1 is FP32 on the 50,000
+ImageNet validation images as the papers give it (vit_t: timm's own table). Other timm models of the ViT,
+DeiT and Swin families go by their full name, with timm's own transform and no expected accuracy.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.digits import IMAGE_SIZE, build_swin_digits, build_vit_digits
+from methods.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model: `tag` is timm's `arch.tag` or the embedded file's stem; `task` the labels it knows."""
+
+    name: str
+    tag: str
+    crop: float = 0.9
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    expected_top1: float | None = None
+    size: int = 224
+    interpolation: str = "bicubic"
+    task: str = "imagenet"
+    classes: int = 1000
+    build: Callable[[], nn.Module] | None = None
+
+
+def _deit(name: str, arch: str, top1: float) -> ModelEntry:
+    return ModelEntry(name, f"{arch}_patch16_224.fb_in1k", crop=0.875, expected_top1=top1)
+
+
+def _vit(name: str, arch: str, top1: float) -> ModelEntry:
+    tag = f"{arch}_patch16_224.augreg_in21k_ft_in1k"
+    return ModelEntry(name, tag, mean=HALF, std=HALF, expected_top1=top1)
+
+
+def _swin(name: str, arch: str, source: str, top1: float) -> ModelEntry:
+    return ModelEntry(name, f"{arch}_patch4_window7_224.{source}", expected_top1=top1)
+
+
+def _digits(name: str, build: Callable[[], nn.Module], top1: float) -> ModelEntry:
+    return ModelEntry(name, name, 1.0, HALF, HALF, top1, size=IMAGE_SIZE, task="digits", classes=10, build=build)
+
+
+ENTRIES = {
+    entry.name: entry
+    for entry in (
+        _digits("vit_digits", build_vit_digits, 98.0),
+        _digits("swin_digits", build_swin_digits, 98.0),
+        _deit("deit_t", "deit_tiny", 72.21),
+        _deit("deit_s", "deit_small", 79.85),
+        _deit("deit_b", "deit_base", 81.85),
+        _vit("vit_t", "vit_tiny", 75.46),
+        _vit("vit_s", "vit_small", 81.39),
+        _vit("vit_b", "vit_base", 84.54),
+        _swin("swin_t", "swin_tiny", "ms_in1k", 81.35),
+        _swin("swin_s", "swin_small", "ms_in1k", 83.20),
+        _swin("swin_b", "swin_base", "ms_in22k_ft_in1k", 85.27),
+    )
+}
+
+
+def select_models(patterns: list[str]) -> list[ModelEntry]:
+    """Return the entries for short names, globs over them, and full timm names, without repeats.
+
+    Raises UsageError for a name neither the zoo nor timm knows, and for a glob that matches nothing.
+    """
+    chosen: dict[str, ModelEntry] = {}
+    for pattern in patterns:
+        matches = [ENTRIES[name] for name in fnmatch.filter(ENTRIES, pattern)] or [_timm_entry(pattern)]
+        chosen |= {entry.name: entry for entry in matches}
+    return list(chosen.values())
+
+
+def _timm_entry(name: str) -> ModelEntry:
+    """Return an entry for a full timm name of an ImageNet-1k classifier; raises UsageError otherwise."""
+    if not name.startswith(("vit_", "deit", "swin_", "test_vit")):
+        raise unknown_name("model", name, ENTRIES)
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    known = timm.is_model(name)
+    cfg = get_pretrained_cfg(name) if known else None
+    if cfg is None or "[" in name or "*" in name:
+        raise unknown_name("model", name, ENTRIES)
+    if cfg.num_classes != 1000:
+        raise UsageError(f"{name} has {cfg.num_classes} classes; only ImageNet-1k classifiers can be measured.")
+    arch = name.partition(".")[0]
+    return ModelEntry(
+        name=f"{arch}.{cfg.tag}" if cfg.tag else arch,
+        tag=f"{arch}.{cfg.tag}" if cfg.tag else arch,
+        crop=cfg.crop_pct,
+        mean=tuple(cfg.mean),
+        std=tuple(cfg.std),
+        size=cfg.input_size[-1],
+        interpolation=cfg.interpolation,
+    )

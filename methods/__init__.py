@@ -1,0 +1,10 @@
+"""Synthesis methods and quantization backends behind two registries; importing this loads no torch."""
+
+from methods.registry import BACKENDS, METHODS
+
+METHODS.register("noise", "methods.noise:Noise")
+METHODS.register("real", "methods.real:Real")
+BACKENDS.register("minmax", "methods.backends.minmax:MinMax")
+BACKENDS.register("blockwise", "methods.backends.blockwise:Blockwise")
+
+__all__ = ["BACKENDS", "METHODS"]

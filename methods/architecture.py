@@ -1,0 +1,108 @@
+"""What the methods and backends need to know of stock timm transformers: attention sites and units.
+
+Two families are understood: `VisionTransformer` (ViT, DeiT, with class token, distillation token, register
+tokens or average pooling) and `SwinTransformer`. Everything else is refused with a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from timm.layers import Attention
+from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import nn
+
+from methods.errors import UsageError
+
+
+@dataclass(frozen=True)
+class AttentionSite:
+    """One attention module: block `depth` (1-based) of `depths`, and the grid its keys lie on.
+
+    grid: rows and columns of the map one head attends over - all patches for a ViT, one window for Swin;
+    windows: maps per image; prefix: tokens before the patches; class_token: whether token 0 is the class
+    token, whose row stands for the head (otherwise the mean over all queries does).
+    """
+
+    module: nn.Module
+    depth: int
+    depths: int
+    heads: int
+    grid: tuple[int, int]
+    windows: int
+    prefix: int
+    class_token: bool
+
+
+def check_supported(model: nn.Module) -> None:
+    """Raise UsageError unless `model` is of a family this project understands, built of stock blocks."""
+    if isinstance(model, VisionTransformer):
+        odd = next((b for b in model.blocks if not (isinstance(b, Block) and isinstance(b.attn, Attention))), None)
+        if odd is None:
+            return
+        raise UsageError(f"A VisionTransformer with blocks of type {type(odd).__name__} is not supported.")
+    if not isinstance(model, SwinTransformer):
+        raise UsageError(
+            f"{type(model).__name__} is not supported: only timm's VisionTransformer and SwinTransformer are."
+        )
+
+
+def attention_modules(model: nn.Module) -> list[nn.Module]:
+    """Return the attention modules in the order of computation."""
+    return [m for m in model.modules() if isinstance(m, Attention | WindowAttention)]
+
+
+def _vit_sites(model: VisionTransformer) -> Iterator[AttentionSite]:
+    rows, columns = model.patch_embed.grid_size
+    for index, block in enumerate(model.blocks):
+        yield AttentionSite(
+            module=block.attn,
+            depth=index + 1,
+            depths=len(model.blocks),
+            heads=block.attn.num_heads,
+            grid=(rows, columns),
+            windows=1,
+            prefix=model.num_prefix_tokens,
+            class_token=model.cls_token is not None,
+        )
+
+
+def _swin_sites(model: SwinTransformer) -> Iterator[AttentionSite]:
+    blocks = [m for m in model.modules() if isinstance(m, SwinTransformerBlock)]
+    for index, block in enumerate(blocks):
+        rows, columns = block.window_size
+        across = -(-block.input_resolution[0] // rows) * -(-block.input_resolution[1] // columns)
+        yield AttentionSite(
+            module=block.attn,
+            depth=index + 1,
+            depths=len(blocks),
+            heads=block.attn.num_heads,
+            grid=(rows, columns),
+            windows=across,
+            prefix=0,
+            class_token=False,
+        )
+
+
+def attention_sites(model: nn.Module) -> list[AttentionSite]:
+    """Return every attention site of a supported model, in order of depth."""
+    check_supported(model)
+    if isinstance(model, VisionTransformer):
+        return list(_vit_sites(model))
+    assert isinstance(model, SwinTransformer)
+    return list(_swin_sites(model))
+
+
+def reconstruction_units(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the units of block-wise reconstruction, named, in the order of computation.
+
+    Patch embedding, every block, Swin's patch mergings, and the classifier's linear layer (as in the
+    authors' I&S-ViT code, after which SPDFQ's missing parts are modelled).
+    """
+    check_supported(model)
+    units = (Block, SwinTransformerBlock, PatchMerging)
+    found = [(name, m) for name, m in model.named_modules() if isinstance(m, units) or name == "patch_embed"]
+    head = [(name, m) for name, m in model.named_modules() if name in ("head", "head_dist", "head.fc")]
+    return found + [(name, m) for name, m in head if isinstance(m, nn.Linear)]

@@ -1,0 +1,144 @@
+"""The contracts every method and backend keeps: what they are given and what they return.
+
+A method makes calibration images from a model; a backend turns model, images and bits into a quantized
+model. Neither knows of the harness, of Ray or of files.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from methods.quant.bits import Bits
+
+Report: TypeAlias = Callable[[int, int], None]
+"""Called with (steps done, steps in all); must be cheap."""
+
+
+def silent(done: int, total: int) -> None:
+    """Report to nobody."""
+
+
+@dataclass(frozen=True)
+class ImageSpace:
+    """The normalized pixel space a model takes its input from.
+
+    `mean` and `std` are per channel, for pixels in [0, 1].
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return len(self.mean), self.height, self.width
+
+    def bounds(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Return the normalized box of valid pixels, [(0-m)/s, (1-m)/s], as two [C, 1, 1] tensors."""
+        mean = torch.tensor(self.mean, device=device)[:, None, None]
+        std = torch.tensor(self.std, device=device)[:, None, None]
+        return -mean / std, (1 - mean) / std
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Map uint8 pixels [n, C, H, W] to normalized float32 images of the same shape."""
+        mean = torch.tensor(self.mean, device=pixels.device)[:, None, None]
+        std = torch.tensor(self.std, device=pixels.device)[:, None, None]
+        return (pixels.float() / 255 - mean) / std
+
+
+@dataclass
+class SyntheticImages:
+    """What a method leaves behind.
+
+    images: normalized float32 [n, C, H, W], on the CPU; targets: class probabilities [n, classes] or
+    None; losses: one value per step for every weighted term of the loss; extras: further tensors worth
+    keeping with the images (regions, labels).
+    """
+
+    images: Tensor
+    targets: Tensor | None = None
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SynthesisContext:
+    """What a method may use beside the model.
+
+    generator: a CPU generator, the only source of randomness, so that images do not depend on the
+    device's own random streams; real_images: draws n normalized real images, given only to methods
+    with `needs_real_images`; micro_batch: most views pushed through the model at once, which bounds
+    memory and not the result.
+    """
+
+    space: ImageSpace
+    classes: int
+    generator: torch.Generator
+    device: torch.device = torch.device("cpu")
+    report: Report = silent
+    real_images: Callable[[int], Tensor] | None = None
+    micro_batch: int = 1 << 20
+
+
+class Method(ABC):
+    """A way to make calibration images; see docs of each file for its paper."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    paper: ClassVar[str]
+    config_class: ClassVar[type]
+    needs_real_images: ClassVar[bool] = False
+    space: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Declarative search space: setting -> {"min", "max", "scaling"} or {"choices"}."""
+
+    def default_config(self, model: str) -> Any:
+        """Return the default config for a model's name; per-model tables override this."""
+        return self.config_class()
+
+    @abstractmethod
+    def image_passes(self, config: Any) -> float:
+        """Return the number of forward+backward passes of one image that a synthesis takes, for estimates."""
+
+    @abstractmethod
+    def synthesize(self, model: nn.Module, config: Any, context: SynthesisContext) -> SyntheticImages:
+        """Make the images from a frozen model in eval mode."""
+
+
+@dataclass(frozen=True)
+class QuantizationContext:
+    """What a backend may use beside model, images and bits."""
+
+    generator: torch.Generator
+    report: Report = silent
+
+
+class Backend(ABC):
+    """A way to quantize a model with given calibration images."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    paper: ClassVar[str]
+    config_class: ClassVar[type]
+    space: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    def default_config(self, model: str) -> Any:
+        """Return the default config for a model's name."""
+        return self.config_class()
+
+    @abstractmethod
+    def image_passes(self, config: Any, images: int) -> float:
+        """Return the number of forward+backward passes of one image that a quantization takes, for estimates."""
+
+    @abstractmethod
+    def quantize(
+        self, model: nn.Module, images: Tensor, bits: Bits, config: Any, context: QuantizationContext
+    ) -> nn.Module:
+        """Return a quantized copy of `model`, calibrated on `images` [n, C, H, W]; `model` is left as it is."""

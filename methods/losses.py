@@ -1,0 +1,36 @@
+"""Loss terms that several synthesis methods share: total variation and soft cross-entropy."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_PSAQ_PIXELS = 32 * 224 * 224
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Return V of PSAQ-ViT's code for images [n, C, H, W]: the sum over four shifts (right, down, both
+    diagonals) of the Frobenius norm, over the whole batch, of the differences."""
+    right = images[..., :, 1:] - images[..., :, :-1]
+    down = images[..., 1:, :] - images[..., :-1, :]
+    falling = images[..., 1:, 1:] - images[..., :-1, :-1]
+    rising = images[..., :-1, 1:] - images[..., 1:, :-1]
+    return torch.stack([torch.linalg.vector_norm(d) for d in (right, down, falling, rising)]).sum()
+
+
+def variation_target(images: Tensor, generator: torch.Generator) -> float:
+    """Draw the target v0 ~ U(2500, 3000) of PSAQ-ViT's code, scaled to the batch.
+
+    The published range is for 32 images of 224x224; a Frobenius norm grows with the root of the number of
+    pixels, so other sizes are scaled by that root (inferred).
+    """
+    pixels = images.shape[0] * images.shape[-2] * images.shape[-1]
+    draw = torch.rand((), generator=generator).item()
+    return (2500 + 500 * draw) * math.sqrt(pixels / _PSAQ_PIXELS)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return -sum_i T[i] log softmax(logits)[i] for every row; logits and targets [n, classes] -> [n]."""
+    return -(targets * logits.log_softmax(dim=1)).sum(dim=1)

@@ -1,0 +1,1 @@
+"""Simulated quantization of stock timm transformers: bits, quantizers, layers, the swap, calibration."""

@@ -1,0 +1,34 @@
+"""The one calibration pass: every activation quantizer sees the images' activations and sets its range."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from methods.quant.swap import activation_quantizers
+
+
+@contextmanager
+def observing(model: nn.Module) -> Iterator[None]:
+    """Let every activation quantizer of `model` fit its range to what passes, and pass it on as it is."""
+    quantizers = activation_quantizers(model)
+    for quantizer in quantizers:
+        quantizer.observing = True
+    try:
+        yield
+    finally:
+        for quantizer in quantizers:
+            quantizer.observing = False
+
+
+def calibrate(model: nn.Module, images: Tensor) -> None:
+    """Set all activation ranges from one pass of `images` [n, C, H, W] through floating-point activations.
+
+    One pass over the whole set at once: ranges do not depend on how the set is cut into batches. Weights
+    are quantized already, so ranges are those the quantized layers will see.
+    """
+    with torch.no_grad(), observing(model):
+        model(images)

@@ -1,0 +1,122 @@
+"""How a quantizer's range is chosen: from minimum and maximum, or among percentiles by least squared error.
+
+The percentile search is the sibling convention of SPDFQ's unpublished initialisation (RepQ-ViT, I&S-ViT,
+ERQ): clip at each percentile, quantize, keep the one with the least mean squared error.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Grid: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, int, int]]
+ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
+WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999)
+
+
+def affine(low: Tensor, high: Tensor, qmin: int, qmax: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Return (scale, int32 zero point) of the grid qmin..qmax over [low, high] widened to hold zero.
+
+    Symmetric: scale = max(|low|, |high|) / ((qmax-qmin)/2), z = 0; else s = (high-low)/(qmax-qmin),
+    z = round(-low/s). An empty range (an all-zero channel) gets scale 1, which maps zero to zero.
+    """
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    if symmetric:
+        scale = torch.maximum(-low, high) / ((qmax - qmin) / 2)
+    else:
+        scale = (high - low) / (qmax - qmin)
+    tiny = torch.finfo(torch.float32).tiny
+    scale = torch.where(scale > tiny, scale, torch.ones_like(scale))
+    zero = torch.zeros_like(scale) if symmetric else torch.round(-low / scale) + qmin
+    return scale, zero.clamp(qmin, qmax).to(torch.int32)
+
+
+def _fake(rows: Tensor, scale: Tensor, zero: Tensor, qmin: int, qmax: int) -> Tensor:
+    """Fake-quantize rows [r, n] with one scale and zero point per row."""
+    return torch.fake_quantize_per_channel_affine(rows, scale, zero, 0, qmin, qmax)
+
+
+class RangeSearch(ABC):
+    """Chooses ranges for rows of values; one row is one scale."""
+
+    @abstractmethod
+    def __call__(self, rows: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Return (scale [r], zero point [r]) for rows [r, n]."""
+
+    @abstractmethod
+    def log2_scale(self, values: Tensor, levels: int) -> Tensor:
+        """Return the scale (0-dim) of a log2 grid of levels+1 values for non-negative values [n]."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Name the search in a word or two."""
+
+
+class MinMaxRange(RangeSearch):
+    """The full range of the values seen."""
+
+    def __call__(self, rows: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Take minimum and maximum of every row."""
+        low, high = rows.aminmax(dim=1)
+        scale, zero, _, _ = grid(low, high)
+        return scale, zero
+
+    def log2_scale(self, values: Tensor, levels: int) -> Tensor:
+        """Take the maximum."""
+        return _positive(values.amax())
+
+    def describe(self) -> str:
+        """Name it."""
+        return "min-max"
+
+
+class PercentileRange(RangeSearch):
+    """The percentile clip [quantile(1-p), quantile(p)], p among `percentiles`, of least squared error."""
+
+    def __init__(self, percentiles: tuple[float, ...]) -> None:
+        self.percentiles = percentiles
+
+    def __call__(self, rows: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Try every percentile on every row and keep each row's best."""
+        best_error = torch.full((len(rows),), torch.inf, device=rows.device)
+        best_scale = torch.ones(len(rows), device=rows.device)
+        best_zero = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)
+        for low, high in _clips(rows, self.percentiles):
+            scale, zero, qmin, qmax = grid(low, high)
+            error = (_fake(rows, scale, zero, qmin, qmax) - rows).square_().mean(dim=1)
+            better = error < best_error
+            best_error = torch.where(better, error, best_error)
+            best_scale = torch.where(better, scale, best_scale)
+            best_zero = torch.where(better, zero, best_zero)
+        return best_scale, best_zero
+
+    def log2_scale(self, values: Tensor, levels: int) -> Tensor:
+        """Try every upper percentile as the scale and keep the best."""
+        from methods.quant.quantizers import log2_fake_quantize
+
+        candidates = [_positive(high.squeeze(0)) for _, high in _clips(values[None], self.percentiles)]
+        errors = [(log2_fake_quantize(values, s, levels) - values).square_().mean() for s in candidates]
+        return candidates[int(torch.stack(errors).argmin())]
+
+    def describe(self) -> str:
+        """Name it."""
+        return "percentile by MSE"
+
+
+def _clips(rows: Tensor, percentiles: tuple[float, ...]) -> list[tuple[Tensor, Tensor]]:
+    """Return (low [r], high [r]) for every percentile: order statistics nearest to it, from both ends."""
+    count = rows.shape[1]
+    ranks = [max(1, round((1 - p) * (count - 1)) + 1) for p in percentiles]
+    keep = max(ranks)
+    highest = rows.topk(keep, dim=1).values
+    lowest = rows.topk(keep, dim=1, largest=False).values
+    return [(lowest[:, rank - 1], highest[:, rank - 1]) for rank in ranks]
+
+
+def _positive(scale: Tensor) -> Tensor:
+    """Return the scale, or 1 where all values are zero."""
+    return torch.where(scale > 0, scale, torch.ones_like(scale))

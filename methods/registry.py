@@ -1,0 +1,51 @@
+"""The registries of methods and backends: names, and where to find what they stand for.
+
+An entry is a class or a lazy "module:Class" string, so that listing names imports nothing heavy.
+Built-in entries are registered by `methods/__init__.py` and `spdfq/__init__.py`; third parties add
+theirs with `METHODS.register` / `BACKENDS.register` from a plugin or an entry point.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from methods.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from methods.contracts import Backend, Method
+
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names of one kind ("method" or "backend"), each leading to a class without arguments."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._targets: dict[str, str | type[T]] = {}
+
+    def register(self, name: str, target: str | type[T]) -> None:
+        """Add `name`; raises UsageError when it already leads somewhere else."""
+        if self._targets.get(name, target) != target:
+            raise UsageError(f"The {self.kind} {name!r} is registered twice: {self._targets[name]!r}, {target!r}.")
+        self._targets[name] = target
+
+    def names(self) -> list[str]:
+        """Return all names in order of registration."""
+        return list(self._targets)
+
+    def get(self, name: str) -> T:
+        """Return an instance of the entry `name`; raises UsageError with the nearest known name."""
+        if name not in self._targets:
+            raise unknown_name(self.kind, name, self._targets)
+        target = self._targets[name]
+        if isinstance(target, str):
+            module, _, attribute = target.partition(":")
+            target = getattr(import_module(module), attribute)
+        return target()
+
+
+METHODS: Registry[Method] = Registry("method")
+BACKENDS: Registry[Backend] = Registry("backend")

@@ -1,0 +1,61 @@
+"""APA, Attention Priors Alignment: pull the attention of deep heads towards random structured priors.
+
+L_APA = sum over l = S..L, h = 1..H of (l/L) MSE(A^c_{l,h}, prior_{l,h}), S = L/2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from methods.architecture import AttentionSite, attention_sites
+from spdfq.priors import PriorLaw
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The priors of one synthesis: for every aligned site a tensor [images, windows, heads, cells].
+
+    They are drawn once and stay for the whole run, one per image, site, window and head (per window:
+    inferred). depth_weight: weigh block l by l/L; class_token_share: scale each prior to the attention
+    the head gives the patches at all, so that a row with the prefix tokens sums to 1 (inferred).
+    """
+
+    sites: Sequence[AttentionSite]
+    priors: Sequence[Tensor]
+    depth_weight: bool = True
+    class_token_share: bool = False
+
+    def loss(self, maps: Sequence[Tensor], start: int) -> Tensor:
+        """Return L_APA for maps of images start.. of the set, each [n, windows, heads, cells].
+
+        The mean squared error of a head is over images, windows and cells.
+        """
+        total = torch.zeros((), device=maps[0].device)
+        for site, prior, reached in zip(self.sites, self.priors, maps, strict=True):
+            target = prior[start : start + len(reached)]
+            if self.class_token_share:
+                target = target * reached.detach().sum(dim=-1, keepdim=True)
+            weight = site.depth / site.depths if self.depth_weight else 1.0
+            total = total + weight * site.heads * (reached - target).square().mean()
+        return total
+
+
+def deep_sites(model: nn.Module, first: float) -> list[AttentionSite]:
+    """Return the sites with depth l >= S = first * L (the paper: first = 1/2)."""
+    return [site for site in attention_sites(model) if site.depth >= first * site.depths]
+
+
+def draw_priors(
+    sites: Sequence[AttentionSite], images: int, law: PriorLaw, generator: torch.Generator
+) -> list[Tensor]:
+    """Draw one prior for every image, window and head of every site: tensors [images, windows, heads, cells]."""
+    return [
+        law.draw(images * site.windows * site.heads, site.grid, generator).reshape(
+            images, site.windows, site.heads, -1
+        )
+        for site in sites
+    ]
