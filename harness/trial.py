@@ -14,7 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness import catalog
-from harness.allocator import keep_freed_memory
 from harness.cache import Cache, Entry, checksum
 from harness.data import DataSource, load_pixels, open_images
 from harness.evaluate import logits_of, metrics
@@ -47,7 +46,6 @@ def run_job(job: Job, settings: RunSettings, report: StageReport) -> str | None:
     import torch
 
     catalog.load()
-    keep_freed_memory()
     torch.set_num_threads(settings.threads)
     try:
         _RUNNERS[type(job)](job, settings, report)

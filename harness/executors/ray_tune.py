@@ -100,7 +100,7 @@ def _trainable(jobs: list[Job], settings: RunSettings) -> Callable[[dict[str, An
             nonlocal last
             if time.monotonic() - last >= _REPORT_SECONDS:
                 last = time.monotonic()
-                tune.report({"stage": stage, "done": done, "total": total})
+                tune.report({"stage": stage, "step": done, "steps": total})  # "done" is a word of Tune's own
 
         assigned = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
         here = replace(settings, device=settings.device if assigned else "cpu")
@@ -112,7 +112,14 @@ def _trainable(jobs: list[Job], settings: RunSettings) -> Callable[[dict[str, An
     return trial
 
 
-class _JobSearcher(Searcher):  # type: ignore[misc]
+class _Unsaved:
+    """Pickles as nothing: Tune saves its experiment's parts, but records and the cache hold what is done."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _JobSearcher(_Unsaved, Searcher):  # type: ignore[misc]
     """Hands Tune the jobs of a schedule as configs {"job": index}."""
 
     def __init__(self, schedule: Schedule, settings: RunSettings, listener: Listener) -> None:
@@ -151,7 +158,7 @@ class _JobSearcher(Searcher):  # type: ignore[misc]
         """Restore nothing, see `save`."""
 
 
-class _Relay(tune.Callback):  # type: ignore[misc]
+class _Relay(_Unsaved, tune.Callback):  # type: ignore[misc]
     """Passes the trials' progress on to the listener."""
 
     def __init__(self, searcher: _JobSearcher) -> None:
@@ -169,10 +176,10 @@ class _Relay(tune.Callback):  # type: ignore[misc]
             self.searcher.fatal = result["fatal"]
         elif "stage" in result and trial.trial_id in self.searcher.running:
             job = self.searcher.running[trial.trial_id]
-            self.searcher.listener.progressed(job, result["stage"], result["done"], result["total"])
+            self.searcher.listener.progressed(job, result["stage"], result["step"], result["steps"])
 
 
-class _StopOnFatal(tune.Stopper):  # type: ignore[misc]
+class _StopOnFatal(_Unsaved, tune.Stopper):  # type: ignore[misc]
     """Stops all trials once one has found that the run must stop."""
 
     def __init__(self, searcher: _JobSearcher) -> None:
