@@ -127,7 +127,7 @@ def open_images(source: DataSource) -> ImageSet:
     elif source.where == DEAD_LEAVES:
         images = ArrayImages(DEAD_LEAVES, dead_leaves(source.limit or _DEAD_LEAVES_COUNT), None)
     else:
-        root = Path(source.where).expanduser().resolve()
+        root = Path(source.where)
         files = folders.list_images(root)
         files = [files[i] for i in limited([label for _, label in files], source.limit)]
         bad = folders.damaged(root, [path for path, _ in files])

@@ -93,7 +93,7 @@ def _data(arguments: argparse.Namespace, entries: list[ModelEntry]) -> dict[str,
         where = None
     return {
         DIGITS: DataSource(DIGITS, limit),
-        "imagenet": DataSource(where or DEAD_LEAVES, limit, skip),
+        "imagenet": DataSource(_absolute(where) if where else DEAD_LEAVES, limit, skip),
     }
 
 
@@ -101,8 +101,13 @@ def _calibration(arguments: argparse.Namespace) -> dict[str, DataSource]:
     """Return where each task's real calibration images come from."""
     found = {DIGITS: DataSource(f"{DIGITS}-train")}
     if arguments.calib_data:
-        found["imagenet"] = DataSource(arguments.calib_data, skip_bad=arguments.skip_bad_images)
+        found["imagenet"] = DataSource(_absolute(arguments.calib_data), skip_bad=arguments.skip_bad_images)
     return found
+
+
+def _absolute(folder: str) -> str:
+    """Return a folder's absolute path: workers may start elsewhere."""
+    return str(Path(folder).expanduser().absolute())
 
 
 def _check_images(entries: list[ModelEntry], sources: dict[str, DataSource]) -> None:

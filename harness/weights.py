@@ -50,7 +50,8 @@ def _at(path: Path) -> Weights:
 
 def _in_folder(entry: ModelEntry, folder: Path) -> Path:
     for suffix in (".safetensors", ".pth"):
-        if (path := folder / f"{entry.tag}{suffix}").is_file():
+        path = folder.absolute() / f"{entry.tag}{suffix}"  # workers may start elsewhere
+        if path.is_file():
             return path
     raise UsageError(
         f"No weights for {entry.name}: {folder} holds neither {entry.tag}.safetensors nor {entry.tag}.pth."
@@ -97,7 +98,7 @@ def _load_strictly(model: nn.Module, entry: ModelEntry, path: Path) -> None:
         if isinstance(model, SwinTransformer):  # Microsoft's own files name and number some tensors otherwise
             tensors = checkpoint_filter_fn(tensors, model)
     except Exception as error:  # safetensors, pickle and zip readers raise many kinds for a damaged file
-        reason = str(error).splitlines()[0][:120]
+        reason = (str(error) or "no reason given").splitlines()[0][:120]
         raise UsageError(
             f"{path} cannot be read as a checkpoint of tensors ({type(error).__name__}: {reason})."
         ) from error
