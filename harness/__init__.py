@@ -1,0 +1,1 @@
+"""The harness: what to run, where, and what came out."""

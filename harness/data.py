@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 DIGITS = "digits"
 DEAD_LEAVES = "dead-leaves"
+DIGITS_TRAIN = "digits-train"
+_BUILT_IN = (DIGITS, DIGITS_TRAIN, DEAD_LEAVES)
 _DEAD_LEAVES_COUNT = 256
 _MEMORY_LIMIT = 1 << 30
 
@@ -71,7 +73,7 @@ class ArrayImages(ImageSet):
 
         image = self.images[index]
         if image.shape[:2] == (entry.size, entry.size):
-            return image.transpose(2, 0, 1)
+            return np.ascontiguousarray(image.transpose(2, 0, 1))
         pixels: NDArray[np.uint8] = _transform(entry)(Image.fromarray(image))
         return pixels
 
@@ -109,38 +111,53 @@ def _transform(entry: ModelEntry) -> Any:
 @dataclass(frozen=True)
 class DataSource:
     """How to open an image set again, in any process: `where` is a folder, "digits", "digits-train" or
-    "dead-leaves"; limit: a fixed, seeded, class-balanced subset; skip_bad: leave out files that do not decode."""
+    "dead-leaves"; limit: a fixed, seeded, class-balanced subset; excluded: files of the folder to leave out."""
 
     where: str
     limit: int | None = None
-    skip_bad: bool = False
+    excluded: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder, or None for a built-in set."""
+        return None if self.where in _BUILT_IN else Path(self.where)
 
 
 @lru_cache
 def open_images(source: DataSource) -> ImageSet:
-    """Open an image set; raises UsageError for an unreadable folder, unknown classes or damaged images."""
-    images: ImageSet
-    if source.where in (DIGITS, f"{DIGITS}-train"):
-        pixels, classes = digits_split(train=source.where != DIGITS)
+    """Open an image set; raises UsageError for a missing folder, unknown classes or a folder without images."""
+    if source.where == DEAD_LEAVES:
+        return ArrayImages(DEAD_LEAVES, dead_leaves(source.limit or _DEAD_LEAVES_COUNT), None)
+    if source.folder is None:
+        pixels, classes = digits_split(train=source.where == DIGITS_TRAIN)
         chosen = limited(classes.tolist(), source.limit)
-        images = ArrayImages(source.where, pixels[chosen], classes[chosen].tolist())
-    elif source.where == DEAD_LEAVES:
-        images = ArrayImages(DEAD_LEAVES, dead_leaves(source.limit or _DEAD_LEAVES_COUNT), None)
-    else:
-        root = Path(source.where)
-        files = folders.list_images(root)
-        files = [files[i] for i in limited([label for _, label in files], source.limit)]
-        bad = folders.damaged(root, [path for path, _ in files])
-        if bad and not source.skip_bad:
-            names = ", ".join(bad[:3])
-            raise UsageError(
-                f"{len(bad)} of {len(files)} images in {root} cannot be read ({names}); --skip-bad-images leaves them out."
-            )
-        files = [entry for entry in files if entry[0] not in set(bad)]
-        if not files:
-            raise UsageError(f"{root} holds no readable image.")
-        images = FolderImages(root, files)
-    return images
+        return ArrayImages(source.where, pixels[chosen], classes[chosen].tolist())
+    files = [file for file in folders.list_images(source.folder) if file[0] not in set(source.excluded)]
+    if not files:
+        raise UsageError(f"{source.folder} holds no readable image.")
+    return FolderImages(source.folder, [files[i] for i in limited([label for _, label in files], source.limit)])
+
+
+def checked(source: DataSource, skip_bad: bool) -> DataSource:
+    """Open an image set and decode every file once, so that a run does not stumble later.
+
+    Returns the source, without the damaged files if `skip_bad`; else raises UsageError that names and counts
+    them.
+    """
+    images = open_images(source)
+    if not isinstance(images, FolderImages):
+        return source
+    bad = folders.damaged(images.root, [path for path, _ in images.files])
+    if not bad:
+        return source
+    if not skip_bad:
+        raise UsageError(
+            f"{len(bad)} of {len(images)} images in {images.root} cannot be read ({', '.join(bad[:3])}); "
+            "--skip-bad-images leaves them out."
+        )
+    without = replace(source, excluded=(*source.excluded, *bad))
+    open_images(without)
+    return without
 
 
 def limited(labels: list[int], limit: int | None) -> list[int]:
@@ -166,17 +183,17 @@ def load_pixels(source: DataSource, entry: ModelEntry, indices: Sequence[int]) -
     images = open_images(source)
     if len(images) * 3 * entry.size**2 <= _MEMORY_LIMIT:
         return _all_pixels(source, entry)[torch.as_tensor(indices)]
-    return _decoded(images, entry, indices)
+    return decode_pixels(images, entry, indices)
 
 
 @lru_cache(maxsize=2)
 def _all_pixels(source: DataSource, entry: ModelEntry) -> Tensor:
     images = open_images(source)
-    return _decoded(images, entry, range(len(images)))
+    return decode_pixels(images, entry, range(len(images)))
 
 
-def _decoded(images: ImageSet, entry: ModelEntry, indices: Sequence[int]) -> Tensor:
-    """Decode on a few threads (Pillow releases the interpreter lock), in order."""
+def decode_pixels(images: ImageSet, entry: ModelEntry, indices: Sequence[int]) -> Tensor:
+    """Return uint8 pixels [len(indices), 3, H, W], decoded on a few threads (Pillow releases the lock)."""
     import torch
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

@@ -44,14 +44,17 @@ def build_vit_digits() -> nn.Module:
     """Build `vit_digits` without weights: 8x8 patches of 4 px, 64 channels, 6 blocks, 4 heads."""
     from timm.models.vision_transformer import VisionTransformer
 
-    return VisionTransformer(img_size=IMAGE_SIZE, patch_size=4, num_classes=10, embed_dim=64, depth=6, num_heads=4)
+    model: nn.Module = VisionTransformer(
+        img_size=IMAGE_SIZE, patch_size=4, num_classes=10, embed_dim=64, depth=6, num_heads=4
+    )
+    return model
 
 
 def build_swin_digits() -> nn.Module:
     """Build `swin_digits` without weights: stages of 2 blocks on 16x16, 8x8 and 4x4 maps, window 4."""
     from timm.models.swin_transformer import SwinTransformer
 
-    return SwinTransformer(
+    model: nn.Module = SwinTransformer(
         img_size=IMAGE_SIZE,
         patch_size=2,
         num_classes=10,
@@ -61,3 +64,4 @@ def build_swin_digits() -> nn.Module:
         window_size=4,
         drop_path_rate=0.0,
     )
+    return model

@@ -51,7 +51,8 @@ def _from_class_folders(root: Path) -> list[tuple[str, int]]:
     if unknown:
         names = ", ".join(unknown[:3])
         raise UsageError(
-            f"{root} has {len(unknown)} folders that are no ImageNet class (such as {names}); class folders are named by WordNet id (n01440764)."
+            f"{root} has {len(unknown)} folders that are no ImageNet class (such as {names}); "
+            "class folders are named by WordNet id (n01440764)."
         )
     return [
         (path.relative_to(root).as_posix(), known[folder.name])

@@ -45,35 +45,43 @@ class Plan:
     jobs: list[Job]
 
 
-def make_plan(request: Request, results: Path) -> Plan:
-    """Lay out the work; raises UsageError when a method lacks the real images it needs."""
+def make_plan(requests: list[Request], results: Path) -> Plan:
+    """Lay out the work of some requests together; raises UsageError when a method lacks the real images it needs."""
     synthesized = Cache.of(results, "synthesis")
     references: dict[str, ReferenceJob] = {}
     syntheses: dict[str, SynthesisJob] = {}
     cells: dict[str, CellJob] = {}
-    for subject, method, seed in product(request.subjects, request.methods, request.seeds):
-        for cell, identity in _cells(request, subject, method, seed):
-            synthesis, reference = _prerequisites(request, subject, cell, identity)
-            references[reference.key], syntheses[synthesis.key] = reference, synthesis
-            job = _cell_job(request, subject, cell, identity, synthesis, synthesis.key in synthesized)
-            cells[job.key] = job
+    for request, subject, cell, identity in _all_cells(requests):
+        synthesis, reference = _prerequisites(request, subject, cell, identity)
+        references[reference.key], syntheses[synthesis.key] = reference, synthesis
+        job = _cell_job(request, subject, cell, identity, synthesis, synthesis.key in synthesized)
+        cells[job.key] = job
     recorded = {key for key in cells if is_recorded(results, key)}
     left = [job for key, job in cells.items() if key not in recorded]
     needed = {job.synthesis for job in left}, {job.reference for job in left}
-    jobs: list[Job] = [job for key, job in references.items() if key in needed[1]]
-    jobs += sorted((s for k, s in syntheses.items() if k in needed[0]), key=lambda s: -s.passes)
-    jobs += sorted(left, key=lambda cell: -cell.passes)
-    return Plan(list(cells.values()), recorded, jobs)
+    first = [job for key, job in references.items() if key in needed[1]]
+    second = sorted((job for key, job in syntheses.items() if key in needed[0]), key=lambda job: -job.passes)
+    third = sorted(left, key=lambda job: -job.passes)
+    return Plan(list(cells.values()), recorded, [*first, *second, *third])
+
+
+def _all_cells(requests: list[Request]) -> Iterator[tuple[Request, Subject, Cell, Identity]]:
+    """Yield every cell of every request."""
+    for request in requests:
+        for subject, method, seed in product(request.subjects, request.methods, request.seeds):
+            for cell, identity in _cells(request, subject, method, seed):
+                yield request, subject, cell, identity
 
 
 def _cells(request: Request, subject: Subject, method: str, seed: int) -> Iterator[tuple[Cell, Identity]]:
     """Yield the cells of one model, method and seed, with what else their results depend on."""
     name, task = subject.entry.name, subject.entry.task
     maker = METHODS.get(method)
-    if maker.needs_real_images and task not in request.calibration:
-        raise UsageError(f"The method {method!r} needs real calibration images for {name}: give --calib-data DIR.")
-    calibration = open_images(request.calibration[task]).identity() if maker.needs_real_images else None
     method_config = effective_config(maker, name, request.overrides)
+    needy = maker.needs_real_images(method_config)
+    if needy and task not in request.calibration:
+        raise UsageError(f"The method {method!r} needs real calibration images for {name}: give --calib-data DIR.")
+    calibration = open_images(request.calibration[task]).identity() if needy else None
     for backend, bits in product(request.backends, request.bits):
         quantizer = BACKENDS.get(backend)
         identity = Identity(
@@ -107,7 +115,7 @@ def _prerequisites(
         method=cell.method,
         config=config,
         seed=cell.seed,
-        calibration=request.calibration[task] if maker.needs_real_images else None,
+        calibration=request.calibration[task] if cell.calibration else None,
         reference=reference.key,
         passes=maker.image_passes(config),
     )

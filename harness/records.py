@@ -51,14 +51,14 @@ def read_record(path: Path) -> tuple[Record, str | None]:
 
 def _problem(record: Any, path: Path) -> str | None:
     """Say what is wrong with a record, or None."""
-    if not isinstance(record, dict) or not _FIELDS <= set(record):
+    if not isinstance(record, dict) or _FIELDS - set(record):
         return "lacks fields of a record"
     if record["schema"] != SCHEMA:
         return f"is of schema {record['schema']!r}, not {SCHEMA}"
     if record["key"] != path.stem:
         return "does not hold the key it is named by"
     cell = record["cell"]
-    if not isinstance(cell, dict) or not _CELL_FIELDS <= set(cell):
+    if not isinstance(cell, dict) or _CELL_FIELDS - set(cell):
         return "lacks fields of a cell"
     if record["status"] not in ("ok", "failed"):
         return f"has the unknown status {record['status']!r}"

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from harness import catalog
-from harness.data import DEAD_LEAVES, DIGITS, DataSource, open_images
+from harness.data import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked
 from harness.executors import Resources
 from harness.jobs import RunSettings, Subject
 from harness.plan import Request
@@ -41,10 +41,8 @@ def read_request(arguments: argparse.Namespace) -> Request:
         for owner in [METHODS.get(name) for name in methods] + [BACKENDS.get(name) for name in backends]:
             effective_config(owner, entry.name, overrides)
     check_writable(arguments.results)
-    data, calibration = _data(arguments, entries), _calibration(arguments)
-    if any(METHODS.get(name).needs_real_images for name in methods):
-        _check_images(entries, calibration)
-    _check_images(entries, data)
+    data = _checked(_data(arguments, entries), entries, arguments.skip_bad_images)
+    calibration = _checked(_calibration(arguments), entries, arguments.skip_bad_images)
     subjects = [_subject(entry, arguments.weights) for entry in entries]
     return Request(subjects, methods, backends, bits, seeds, overrides, data, calibration)
 
@@ -84,7 +82,7 @@ def check_writable(folder: Path) -> None:
 
 def _data(arguments: argparse.Namespace, entries: list[ModelEntry]) -> dict[str, DataSource]:
     """Return where each task's evaluation images come from."""
-    limit, skip = arguments.limit, arguments.skip_bad_images
+    limit = arguments.limit
     where = arguments.data or os.environ.get("DFQ_DATA")
     if where == DIGITS:
         strangers = [entry.name for entry in entries if entry.task != DIGITS]
@@ -93,15 +91,15 @@ def _data(arguments: argparse.Namespace, entries: list[ModelEntry]) -> dict[str,
         where = None
     return {
         DIGITS: DataSource(DIGITS, limit),
-        "imagenet": DataSource(_absolute(where) if where else DEAD_LEAVES, limit, skip),
+        "imagenet": DataSource(_absolute(where) if where else DEAD_LEAVES, limit),
     }
 
 
 def _calibration(arguments: argparse.Namespace) -> dict[str, DataSource]:
     """Return where each task's real calibration images come from."""
-    found = {DIGITS: DataSource(f"{DIGITS}-train")}
+    found = {DIGITS: DataSource(DIGITS_TRAIN)}
     if arguments.calib_data:
-        found["imagenet"] = DataSource(_absolute(arguments.calib_data), skip_bad=arguments.skip_bad_images)
+        found["imagenet"] = DataSource(_absolute(arguments.calib_data))
     return found
 
 
@@ -110,11 +108,10 @@ def _absolute(folder: str) -> str:
     return str(Path(folder).expanduser().absolute())
 
 
-def _check_images(entries: list[ModelEntry], sources: dict[str, DataSource]) -> None:
-    """Open every image set that is needed, which raises UsageError when one cannot be used."""
-    for task in dict.fromkeys(entry.task for entry in entries):
-        if task in sources:
-            open_images(sources[task])
+def _checked(sources: dict[str, DataSource], entries: list[ModelEntry], skip_bad: bool) -> dict[str, DataSource]:
+    """Check the image sets of the tasks that take part; raises UsageError when one cannot be used."""
+    tasks = {entry.task for entry in entries}
+    return {task: checked(source, skip_bad) for task, source in sources.items() if task in tasks}
 
 
 def _subject(entry: ModelEntry, source: str | None) -> Subject:

@@ -76,11 +76,12 @@ def leaderboards(records: list[Record]) -> list[Table]:
     """Return a table per image set, ordered by its name and size."""
     lines = frame(records)
     groups = lines.groupby(["data", "n", "data_sha256"], sort=True)
-    return [_table(str(name), int(n), group) for (name, n, _), group in groups]
+    return [_table(group) for _, group in groups]
 
 
-def _table(name: str, count: int, lines: pd.DataFrame) -> Table:
+def _table(lines: pd.DataFrame) -> Table:
     """Lay out one image set's table: accuracy where labels are known, agreement with FP32 elsewhere."""
+    name, count = str(lines["data"].iloc[0]), int(lines["n"].iloc[0])
     labelled = bool(lines["top1"].notna().all())
     metric = "top1" if labelled else "agreement"
     columns = lines[["model", "bits", "weights_sha256"]].drop_duplicates()

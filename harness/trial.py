@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness import catalog
 from harness.cache import Cache, Entry, checksum
-from harness.data import DataSource, load_pixels, open_images
+from harness.contact_sheet import contact_sheet
+from harness.data import DataSource, decode_pixels, open_images
 from harness.evaluate import logits_of, metrics
+from harness.files import write_atomically
 from harness.jobs import CellJob, Job, ReferenceJob, RunSettings, Subject, SynthesisJob
 from harness.meter import metered
 from harness.models import image_space, shared_model
@@ -89,7 +91,8 @@ def _run_reference(job: ReferenceJob, settings: RunSettings, report: StageReport
     if top1 < expected - GATE_POINTS:
         raise UsageError(
             f"{job.subject.entry.name} reaches {top1:.1f} % in FP32 on {open_images(job.data).name}, far below the "
-            f"{expected:.1f} % expected: wrong weights, wrong labels or a wrong transform (--no-fp32-gate goes on all the same)."
+            f"{expected:.1f} % expected: wrong weights, wrong labels or a wrong transform "
+            "(--no-fp32-gate goes on all the same)."
         )
 
 
@@ -117,6 +120,7 @@ def _run_synthesis(job: SynthesisJob, settings: RunSettings, report: StageReport
     if images.targets is not None:
         tensors["targets"] = images.targets
     cache.store(job.key, tensors, {"losses": images.losses, "stage": meter.stage(cached=False)})
+    write_atomically(cache.path(job.key).with_suffix(".png"), contact_sheet(job.subject.entry, tensors))
 
 
 def _synthesized(job: SynthesisJob, settings: RunSettings, report: Callable[[int, int], None]) -> SyntheticImages:
@@ -147,11 +151,12 @@ def _real_images(job: SynthesisJob, count: int) -> Tensor:
     import torch
 
     assert job.calibration is not None
-    available = len(open_images(job.calibration))
+    images = open_images(job.calibration)
+    available = len(images)
     if count > available:
         raise UsageError(f"{count} real images are asked for, the calibration set has {available}.")
     order = torch.randperm(available, generator=generator(job.seed, "real images"))
-    pixels = load_pixels(job.calibration, job.subject.entry, order[:count].tolist())
+    pixels = decode_pixels(images, job.subject.entry, order[:count].tolist())
     return image_space(job.subject.entry).normalize(pixels)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from timm.layers import Attention
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
@@ -49,7 +50,7 @@ def check_supported(model: nn.Module) -> None:
         )
 
 
-def attention_modules(model: nn.Module) -> list[nn.Module]:
+def attention_modules(model: nn.Module) -> list[Any]:
     """Return the attention modules in the order of computation."""
     return [m for m in model.modules() if isinstance(m, Attention | WindowAttention)]
 

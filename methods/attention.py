@@ -73,7 +73,8 @@ def _global_rows(site: AttentionSite, query: Tensor, key: Tensor) -> Tensor:
     last = 1 if site.class_token else query.shape[2]
     query, key = attention.q_norm(query[:, :, first:last]), attention.k_norm(key)
     weights = ((query * attention.scale) @ key.transpose(-2, -1)).softmax(dim=-1)
-    return weights.mean(dim=2)[..., site.prefix :]
+    rows: Tensor = weights.mean(dim=2)[..., site.prefix :]
+    return rows
 
 
 def _window_rows(attention: WindowAttention, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
@@ -81,4 +82,5 @@ def _window_rows(attention: WindowAttention, query: Tensor, key: Tensor, mask: T
     scores = (query * attention.scale) @ key.transpose(-2, -1) + attention._get_rel_pos_bias()
     if mask is not None:
         scores = (scores.unflatten(0, (-1, len(mask))) + mask[None, :, None]).flatten(0, 1)
-    return scores.softmax(dim=-1).mean(dim=2)
+    rows: Tensor = scores.softmax(dim=-1).mean(dim=2)
+    return rows

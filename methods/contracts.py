@@ -74,18 +74,28 @@ class SynthesisContext:
     """What a method may use beside the model.
 
     generator: a CPU generator, the only source of randomness, so that images do not depend on the
-    device's own random streams; real_images: draws n normalized real images, given only to methods
-    with `needs_real_images`; micro_batch: most views pushed through the model at once, which bounds
+    device's own random streams; real_images: draws n normalized real images, given only where
+    `needs_real_images` says so; micro_batch: most views pushed through the model at once, which bounds
     memory and not the result.
     """
 
     space: ImageSpace
     classes: int
     generator: torch.Generator
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Report = silent
     real_images: Callable[[int], Tensor] | None = None
     micro_batch: int = 1 << 20
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """A row of a paper's ablation: the settings that make it and the figure reported, in percent."""
+
+    name: str
+    settings: dict[str, Any]
+    reported: float
+    full: bool = False
 
 
 class Method(ABC):
@@ -95,13 +105,17 @@ class Method(ABC):
     version: ClassVar[int]
     paper: ClassVar[str]
     config_class: ClassVar[type]
-    needs_real_images: ClassVar[bool] = False
+    ablation: ClassVar[tuple[AblationRow, ...]] = ()
     space: ClassVar[dict[str, dict[str, Any]]] = {}
-    """Declarative search space: setting -> {"min", "max", "scaling"} or {"choices"}."""
+    """Declarative search space: setting -> {"min", "max", "scaling"} or {"choices"}; `ablation`: the paper's rows."""
 
     def default_config(self, model: str) -> Any:
         """Return the default config for a model's name; per-model tables override this."""
         return self.config_class()
+
+    def needs_real_images(self, config: Any) -> bool:
+        """Whether the method draws on real images, which data-free ones never do."""
+        return False
 
     @abstractmethod
     def image_passes(self, config: Any) -> float:

@@ -29,7 +29,10 @@ class Real(Method):
     version = 1
     paper = "oracle"
     config_class = RealConfig
-    needs_real_images = True
+
+    def needs_real_images(self, config: Any) -> bool:
+        """Return True."""
+        return True
 
     def image_passes(self, config: Any) -> float:
         """Return 0: no pass through the model."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.architecture import AttentionSite, attention_sites
+from methods.attention import attention_maps
 from spdfq.priors import PriorLaw
 
 
@@ -47,6 +48,16 @@ class Alignment:
 def deep_sites(model: nn.Module, first: float) -> list[AttentionSite]:
     """Return the sites with depth l >= S = first * L (the paper: first = 1/2)."""
     return [site for site in attention_sites(model) if site.depth >= first * site.depths]
+
+
+def measured_priors(model: nn.Module, sites: Sequence[AttentionSite], images: Tensor) -> list[Tensor]:
+    """Return the attention real images [n, C, H, W] get at every site, each map scaled to sum 1.
+
+    The paper's ablation ("real attention maps"): tensors [n, windows, heads, cells]. Not data-free.
+    """
+    with torch.no_grad(), attention_maps(sites, len(images)) as maps:
+        model(images)
+    return [found / found.sum(dim=-1, keepdim=True) for found in maps]
 
 
 def draw_priors(

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from methods.architecture import AttentionSite
 from methods.attention import attention_maps
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError, unknown_name
 from methods.loop import LoopSettings, optimize_images
 from methods.losses import soft_cross_entropy, total_variation, variation_target
-from spdfq.apa import Alignment, deep_sites, draw_priors
+from spdfq.ablation import ROWS
+from spdfq.apa import Alignment, deep_sites, draw_priors, measured_priors
 from spdfq.defaults import defaults_for
 from spdfq.msr import Region, RegionLaw, crops
 from spdfq.priors import PriorLaw
@@ -98,7 +101,8 @@ class SPDFQ(Method):
     version = 1
     paper = "SPDFQ / SARDFQ (arXiv 2412.16553; ICCV 2025)"
     config_class = SPDFQConfig
-    space = {
+    ablation = ROWS
+    space: ClassVar = {
         "alpha1": {"min": 1.0, "max": 1e5, "scaling": "log"},
         "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},
         "components": {"choices": [1, 3, 5, 7]},
@@ -109,6 +113,10 @@ class SPDFQ(Method):
     def default_config(self, model: str) -> SPDFQConfig:
         """Return the paper's defaults with the model's own alpha1, learning rate and iterations."""
         return SPDFQConfig(**defaults_for(model)._asdict())
+
+    def needs_real_images(self, config: SPDFQConfig) -> bool:
+        """Return True only for the ablation that takes its priors from real images."""
+        return config.apa and config.prior_law == "real"
 
     def image_passes(self, config: SPDFQConfig) -> float:
         """Count whole images and the mean number of regions, at every step."""
@@ -128,7 +136,7 @@ class SPDFQ(Method):
             images=images.cpu(),
             targets=objective.targets[: config.images].cpu(),
             losses=losses,
-            extras={"regions": regions.reshape(-1, 4), "labels": labels},
+            extras={"regions": regions.reshape(-1, 4), "labels": labels, **objective.reached(images)},
         )
 
 
@@ -146,12 +154,35 @@ class _Objective:
             targets = hard_labels(self.relevant, context.classes)
         self.targets = targets.to(device)
         sites = deep_sites(model, config.first_layer) if config.apa and config.alpha1 > 0 else []
-        priors = draw_priors(sites, config.images, config.priors(), generator)
-        self.alignment = Alignment(
-            sites, [p.to(device) for p in priors], config.depth_weight, config.class_token_share
-        )
+        self.alignment = Alignment(sites, self._priors(sites), config.depth_weight, config.class_token_share)
         shape = torch.empty((config.images, *context.space.shape), device="meta")
         self.variation_target = variation_target(shape, generator)
+
+    def _priors(self, sites: list[AttentionSite]) -> list[Tensor]:
+        """Draw the priors, or measure them on real images for the ablation that does so."""
+        config, context = self.config, self.context
+        if config.prior_law != "real":
+            drawn = draw_priors(sites, config.images, config.priors(), context.generator)
+            return [prior.to(context.device) for prior in drawn]
+        if context.real_images is None:
+            raise UsageError("spdfq.prior_law=real needs real calibration images (--calib-data DIR).")
+        return measured_priors(self.model, sites, context.real_images(config.images).to(context.device))
+
+    def reached(self, images: Tensor) -> dict[str, Tensor]:
+        """Return, to look at, the first head's map of the last site: its prior and the attention reached.
+
+        Both [n, rows, columns]; for windowed attention the first window's. Empty without APA.
+        """
+        if not self.alignment.sites:
+            return {}
+        site = self.alignment.sites[-1]
+        with torch.no_grad(), attention_maps([site], len(images)) as maps:
+            self.model(images)
+        shape = (len(images), *site.grid)
+        return {
+            "attention_prior": self.alignment.priors[-1][:, 0, 0].reshape(shape).cpu().clone(),
+            "attention_reached": maps[0][:, 0, 0].reshape(shape).cpu().clone(),
+        }
 
     def _draw_regions(self) -> list[Region]:
         """Draw the regions of all images, none without MSR; as many per image as there are other classes."""

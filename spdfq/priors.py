@@ -14,14 +14,15 @@ from torch import Tensor
 
 from methods.errors import UsageError, unknown_name
 
-LAWS = ("gmm", "laplace")
+LAWS = ("gmm", "laplace", "real")
 
 
 @dataclass(frozen=True)
 class PriorLaw:
     """A law of priors.
 
-    law: `gmm` exp(-r^2/2) or `laplace` exp(-sqrt(2) r), r the Mahalanobis distance from the centre;
+    law: `gmm` exp(-r^2/2) or `laplace` exp(-sqrt(2) r), r the Mahalanobis distance from the centre, or `real`,
+    the attention real images get, which is not drawn here but measured (`spdfq.apa`);
     components: most components per map, drawn from 1..components; combine: `sum` or `max`; width_min,
     width_max: range of each axis' standard deviation, in grid sides; rotate: turn the axes at random.
     """

@@ -35,6 +35,7 @@ for _name, _value in _QUIET.items():
 
 import ray  # noqa: E402 - after the environment it reads
 from ray import tune  # noqa: E402
+from ray.tune.progress_reporter import TrialProgressCallback  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 _REPORT_SECONDS = 1.0
@@ -158,10 +159,11 @@ class _JobSearcher(_Unsaved, Searcher):  # type: ignore[misc]
         """Restore nothing, see `save`."""
 
 
-class _Relay(_Unsaved, tune.Callback):  # type: ignore[misc]
-    """Passes the trials' progress on to the listener."""
+class _Relay(_Unsaved, TrialProgressCallback):  # type: ignore[misc]
+    """Passes the trials' progress on to the listener, in place of Tune's own printing."""
 
     def __init__(self, searcher: _JobSearcher) -> None:
+        super().__init__()
         self.searcher = searcher
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -177,6 +179,12 @@ class _Relay(_Unsaved, tune.Callback):  # type: ignore[misc]
         elif "stage" in result and trial.trial_id in self.searcher.running:
             job = self.searcher.running[trial.trial_id]
             self.searcher.listener.progressed(job, result["stage"], result["step"], result["steps"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Print nothing: the searcher hears of it."""
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Print nothing: the searcher hears of it."""
 
 
 class _StopOnFatal(_Unsaved, tune.Stopper):  # type: ignore[misc]

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -57,14 +57,14 @@ class Blockwise(Backend):
     version = 1
     paper = "SPDFQ / SARDFQ (arXiv 2412.16553; ICCV 2025)"
     config_class = BlockwiseConfig
-    space = {
+    space: ClassVar = {
         "iterations": {"min": 0, "max": 400},
         "learning_rate": {"min": 1e-6, "max": 1e-3, "scaling": "log"},
     }
 
     def image_passes(self, config: Any, images: int) -> float:
         """Count every learning step as one forward+backward pass of every image."""
-        return images * (config.iterations + 1.0)
+        return float(images * (config.iterations + 1))
 
     def quantize(
         self, model: nn.Module, images: Tensor, bits: Bits, config: Any, context: QuantizationContext

@@ -1,0 +1,190 @@
+"""How fast synthesis runs against the floor: `python -m harness.perf --models deit_t,swin_t`.
+
+The floor of a step is the bare forward and backward pass to the pixels of the same batches of images through
+the same model, with no loss but a sum. After every step of a method the same batches are run bare, so both
+are timed side by side on the same machine in the same state; the ratio printed is the median over steps.
+Random weights by default: they take the same time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.command import run_command
+
+if TYPE_CHECKING:
+    import torch
+    from rich.table import Table
+    from torch import nn
+
+    from harness.zoo import ModelEntry
+
+_EXAMPLES = """examples:
+  python -m harness.perf
+  python -m harness.perf --models deit_t,swin_t --images 16 --steps 5
+  python -m harness.perf --models vit_b --images 32 --steps 2 --micro-batch 16
+"""
+_WARM_UP = 1
+
+
+class StepTimer:
+    """Times a method's steps and, after each, the bare passes of the same batches."""
+
+    def __init__(self, model: nn.Module, shape: tuple[int, int, int], device: torch.device) -> None:
+        self.model, self.shape, self.device = model, shape, device
+        self.batches: list[int] = []
+        self.steps: list[tuple[float, float]] = []
+        self.views = 0
+        self._hook = model.register_forward_pre_hook(self._count)
+        self._start = time.perf_counter()
+
+    def _count(self, _module: nn.Module, arguments: tuple[torch.Tensor]) -> None:
+        self.batches.append(len(arguments[0]))
+
+    def report(self, done: int, total: int) -> None:
+        """Close a step, time its floor and open the next."""
+        self._wait()
+        step = time.perf_counter() - self._start
+        batches, self.views = self.batches, sum(self.batches)
+        start = time.perf_counter()
+        for count in batches:
+            self._bare(count)
+        self._wait()
+        self.steps.append((step, time.perf_counter() - start))
+        self.batches = []
+        self._start = time.perf_counter()
+
+    def _bare(self, count: int) -> None:
+        """Run one bare forward and backward pass to the pixels."""
+        import torch
+
+        images = torch.randn((count, *self.shape), device=self.device, requires_grad=True)
+        self.model(images).sum().backward()
+
+    def _wait(self) -> None:
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def medians(self) -> tuple[float, float, float]:
+        """Return the medians of step seconds, floor seconds and their ratio, warm-up steps left out."""
+        steps = self.steps[_WARM_UP:]
+        return (
+            statistics.median(step for step, _ in steps),
+            statistics.median(floor for _, floor in steps),
+            statistics.median(step / floor for step, floor in steps),
+        )
+
+    def close(self) -> None:
+        """Take the hook off the model."""
+        self._hook.remove()
+
+
+def measure(entry: ModelEntry, method: str, arguments: argparse.Namespace) -> list[str]:
+    """Run a few steps of a method on a model and return a line of the table."""
+    import torch
+
+    from harness.meter import metered
+    from harness.models import image_space
+    from harness.seeds import generator
+    from harness.weights import find_weights, load_model
+    from methods.contracts import SynthesisContext
+    from methods.registry import METHODS
+
+    device = torch.device(arguments.device)
+    model = load_model(entry, find_weights(entry, arguments.weights)).to(device)
+    space, maker = image_space(entry), METHODS.get(method)
+    changes: dict[str, Any] = {"images": arguments.images, "iterations": arguments.steps + _WARM_UP}
+    config = dataclasses.replace(maker.default_config(entry.name), **changes)
+    timer = StepTimer(model, space.shape, device)
+    context = SynthesisContext(
+        space, entry.classes, generator(0, "perf"), device, timer.report, micro_batch=arguments.micro_batch
+    )
+    with metered(device) as meter:
+        maker.synthesize(model, config, context)
+    timer.close()
+    step, floor, ratio = timer.medians()
+    size = f"{arguments.images} images, {timer.views} views"
+    return [entry.name, method, size, f"{step:.3f}", f"{floor:.3f}", f"{ratio:.2f}", f"{meter.peak_mb:.0f}"]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    result = argparse.ArgumentParser(
+        prog="python -m harness.perf",
+        description="Time synthesis steps against the bare forward and backward pass.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--models", default="deit_t,swin_t", help="short names, globs, full timm names")
+    result.add_argument("--methods", default="spdfq", help="synthesis methods that optimise pixels")
+    result.add_argument("--images", type=int, default=16)
+    result.add_argument("--steps", type=int, default=5, help="steps timed, after one to warm up")
+    result.add_argument("--micro-batch", type=int, default=32, help="most views at once")
+    result.add_argument("--weights", default="random", help="folder of weights, or 'random'")
+    result.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    result.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    result.add_argument("--out", type=Path, help="file to write the table to, as Markdown")
+    return result
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    arguments = parser().parse_args(words)
+    return run_command(lambda: _perf(arguments))
+
+
+def _perf(arguments: argparse.Namespace) -> int:
+    import torch
+    from rich.console import Console
+
+    from harness import catalog
+    from harness.files import write_atomically
+    from harness.provenance import library_versions, processor
+    from harness.zoo import select_models
+
+    catalog.load()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    lines = [
+        measure(entry, method, arguments)
+        for entry in select_models(arguments.models.split(","))
+        for method in arguments.methods.split(",")
+    ]
+    where = f"{processor()}, {torch.get_num_threads()} threads, torch {library_versions()['torch']}"
+    if arguments.device == "cuda":
+        where = f"{torch.cuda.get_device_name()}, torch {library_versions()['torch']}"
+    Console().print(_table(lines, where))
+    if arguments.out:
+        write_atomically(arguments.out, _markdown(lines, where).encode())
+    return 0
+
+
+_COLUMNS = ("model", "method", "size", "step, s", "floor, s", "step / floor", "peak MiB")
+
+
+def _table(lines: list[list[str]], where: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Synthesis step against the bare forward + backward pass", caption=where)
+    for column in _COLUMNS:
+        table.add_column(column)
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def _markdown(lines: list[list[str]], where: str) -> str:
+    rows = [list(_COLUMNS), ["---"] * len(_COLUMNS), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + f"\n\n{where}\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

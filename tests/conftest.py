@@ -1,0 +1,15 @@
+"""What all tests share: one thread, and no folders from the environment except where a test asks for ImageNet."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the developer's own data and weights out of tests, and sums independent of the core count."""
+    torch.set_num_threads(1)
+    if request.node.get_closest_marker("imagenet") is None:
+        monkeypatch.delenv("DFQ_DATA", raising=False)
+        monkeypatch.delenv("DFQ_WEIGHTS", raising=False)

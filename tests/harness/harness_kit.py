@@ -1,0 +1,200 @@
+"""Helpers of the harness tests: run the command in this process or another, snapshot folders, make records."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from harness import bench, leaderboard
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--models", "vit_digits", "--backends", "minmax", "--limit", "50"]
+SHA = "a" * 64
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: its exit code and both streams."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_here(command: Any, words: list[str]) -> Outcome:
+    """Run a command's main in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = command(words)
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def run_bench(results: Path, *words: str) -> Outcome:
+    """Run the main job in this process with the local executor."""
+    return run_here(bench.main, ["--executor", "local", "--device", "cpu", "--results", str(results), *words])
+
+
+def run_leaderboard(*words: str) -> Outcome:
+    """Run the leaderboard command in this process."""
+    return run_here(leaderboard.main, list(words))
+
+
+def python(*words: str, timeout: float = 240) -> Outcome:
+    """Run Python in the repository root, without the developer's own data and weights."""
+    hidden = ("DFQ_DATA", "DFQ_WEIGHTS", "PYTHONWARNINGS")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def records_of(results: Path) -> dict[str, dict[str, Any]]:
+    """Return the records under a results folder by file stem."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted((results / "records").glob("*"))}
+
+
+def by_cell(results: Path) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Return the records by (model, method, backend, bits, seed)."""
+    names = ("model", "method", "backend", "bits", "seed")
+    return {tuple(str(record["cell"][name]) for name in names): record for record in records_of(results).values()}
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Return {relative path: (mtime in ns, content)} of all files under a folder, empty if there is none."""
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def synthesis_files(results: Path) -> list[Path]:
+    """Return the cached syntheses."""
+    return sorted((results / "cache" / "synthesis").glob("*.safetensors"))
+
+
+def flip_last_byte(path: Path) -> None:
+    """Damage a file."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x01
+    path.write_bytes(bytes(content))
+
+
+def random_image(seed: int, width: int = 40, height: int = 32) -> Image.Image:
+    """Return an image of random pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def save_image(path: Path, seed: int, width: int = 40, height: int = 32) -> None:
+    """Write an image of random pixels, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random_image(seed, width, height).save(path)
+
+
+def flat_folder(folder: Path, count: int = 4) -> Path:
+    """Make a flat folder of images with a labels.csv, image i of class i."""
+    for index in range(count):
+        save_image(folder / f"{index}.jpg", index)
+    lines = ["path,label", *(f"{index}.jpg,{index}" for index in range(count))]
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def images_checksum(images: Tensor) -> str:
+    """Return what `images_sha256` is documented to be, written out by hand."""
+    digest = hashlib.sha256(b"")
+    digest.update(f"images {images.dtype} {tuple(images.shape)}".encode())
+    digest.update(images.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def stream(text: str) -> torch.Generator:
+    """Return the generator of a stream by its full name, such as "0/synthesis"."""
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") // 2
+    return torch.Generator().manual_seed(seed)
+
+
+def make_record(
+    key: str,
+    *,
+    model: str = "vit_x",
+    method: str = "noise",
+    backend: str = "minmax",
+    bits: str = "w4a4",
+    seed: int = 0,
+    data: str = "val",
+    n: int = 100,
+    data_sha256: str = SHA,
+    top1: float | None = 50.0,
+    fp32: float | None = 80.0,
+    agreement: float = 60.0,
+    status: str = "ok",
+    overrides: dict[str, Any] | None = None,
+    meaningless: bool = False,
+    weights: str = "w" * 64,
+) -> dict[str, Any]:
+    """Return a record as a trial would leave it."""
+    found = {
+        "top1": top1,
+        "top5": None if top1 is None else 90.0,
+        "stderr": None if top1 is None else (top1 * (100 - top1) / n) ** 0.5,
+        "n": n,
+        "fp32_top1": fp32,
+        "agreement": agreement,
+        "kl": 0.25,
+    }
+    stage = {"seconds": 1.5, "peak_mb": 10.0, "cached": False}
+    return {
+        "schema": 1,
+        "key": key,
+        "status": status,
+        "cell": {
+            "model": model,
+            "method": method,
+            "backend": backend,
+            "bits": bits,
+            "seed": seed,
+            "data": {"name": data, "n": n, "sha256": data_sha256},
+            "overrides": overrides or {},
+            "calibration": None,
+        },
+        "config": {"method": {}, "backend": {}},
+        "metrics": found if status == "ok" else {},
+        "stages": {"synthesize": stage, "quantize": stage, "evaluate": stage} if status == "ok" else {},
+        "quantized_ops": [],
+        "versions": {"method": 1, "backend": 1, "libraries": {}},
+        "weights": {"tag": model, "sha256": weights},
+        "meaningless": meaningless,
+        "simulated": True,
+        "provenance": {"commit": "c0ffee"},
+        "images_sha256": "b" * 64,
+        "logits_sha256": None,
+        "correct_bits": None,
+        "error": None if status == "ok" else "RuntimeError: boom",
+    }
+
+
+def put(results: Path, record: dict[str, Any]) -> Path:
+    """Write a record's file as it stands, sound or not."""
+    path = results / "records" / f"{record['key']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record))
+    return path

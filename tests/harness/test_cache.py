@@ -1,0 +1,108 @@
+"""The cache: what is stored comes back, or is thrown away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.cache import Cache, checksum
+
+TENSORS = {"images": torch.arange(6, dtype=torch.float32).reshape(1, 2, 3), "labels": torch.tensor([3, 1])}
+ABOUT = {"losses": {"tv": [0.5, 0.25]}, "stage": {"seconds": 1.0}}
+
+
+def stored(results: Path) -> Cache:
+    cache = Cache.of(results, "synthesis")
+    cache.store("key", TENSORS, ABOUT)
+    return cache
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    cache = stored(tmp_path)
+    assert "key" in cache
+    assert cache.path("key") == tmp_path / "cache" / "synthesis" / "key.safetensors"
+    entry = cache.load("key")
+    assert entry is not None
+    assert entry.about == ABOUT
+    assert set(entry.tensors) == set(TENSORS)
+    for name, tensor in TENSORS.items():
+        assert entry.tensors[name].dtype == tensor.dtype
+        assert torch.equal(entry.tensors[name], tensor)
+
+
+def test_what_is_not_there_is_none(tmp_path: Path) -> None:
+    cache = Cache.of(tmp_path, "synthesis")
+    assert cache.load("key") is None
+    assert "key" not in cache
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kinds_do_not_mix(tmp_path: Path) -> None:
+    stored(tmp_path)
+    assert Cache.of(tmp_path, "reference").load("key") is None
+
+
+def test_views_are_stored_as_their_values(tmp_path: Path) -> None:
+    cache = Cache.of(tmp_path, "synthesis")
+    cache.store("view", {"images": torch.arange(6.0).reshape(2, 3).t()}, {})
+    entry = cache.load("view")
+    assert entry is not None
+    assert entry.tensors["images"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_any_flipped_byte_is_noticed_and_the_file_removed(tmp_path: Path) -> None:
+    cache = stored(tmp_path)
+    path = cache.path("key")
+    sound = path.read_bytes()
+    for place in range(len(sound)):
+        path.write_bytes(sound[:place] + bytes([sound[place] ^ 0x04]) + sound[place + 1 :])
+        entry = cache.load("key")
+        if entry is None:
+            assert not path.exists(), f"byte {place}"
+            continue
+        assert entry.about == ABOUT, f"byte {place}"  # a byte without meaning, such as padding
+        assert all(torch.equal(entry.tensors[name], tensor) for name, tensor in TENSORS.items()), f"byte {place}"
+        assert place < len(sound) - 40, "the last 40 bytes are the tensors"
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 100, -1, -8])
+def test_truncated_files_are_removed(tmp_path: Path, kept: int) -> None:
+    cache = stored(tmp_path)
+    path = cache.path("key")
+    path.write_bytes(path.read_bytes()[:kept])
+    assert cache.load("key") is None
+    assert not path.exists()
+
+
+def test_foreign_files_are_removed(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    cache = Cache.of(tmp_path, "synthesis")
+    cache.folder.mkdir(parents=True)
+    save_file({"images": torch.zeros(2)}, cache.path("key"))  # no checksum
+    assert cache.load("key") is None
+    assert not cache.path("key").exists()
+
+
+def test_nan_in_the_description_is_refused(tmp_path: Path) -> None:
+    cache = Cache.of(tmp_path, "synthesis")
+    with pytest.raises(ValueError, match="JSON"):
+        cache.store("key", TENSORS, {"losses": [float("nan")]})
+    assert "key" not in cache
+
+
+def test_checksums_follow_names_types_shapes_values_and_text() -> None:
+    one = torch.tensor([1.0, 2.0])
+    sums = [
+        checksum({"a": one}),
+        checksum({"b": one}),
+        checksum({"a": one.reshape(1, 2)}),
+        checksum({"a": one.view(torch.int32)}),
+        checksum({"a": torch.tensor([2.0, 1.0])}),
+        checksum({"a": one}, "text"),
+        checksum({"a": one, "b": one}),
+    ]
+    assert len(set(sums)) == len(sums)
+    assert checksum({"a": one, "b": 2 * one}) == checksum({"b": 2 * one, "a": one})

@@ -1,0 +1,85 @@
+"""The zoo: pinned checkpoints, globs, full timm names."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.zoo import ENTRIES, select_models
+from methods.errors import UsageError
+
+PAPERS = {  # name: checkpoint, crop, mean of the first channel, FP32 top-1
+    "deit_t": ("deit_tiny_patch16_224.fb_in1k", 0.875, 0.485, 72.21),
+    "deit_s": ("deit_small_patch16_224.fb_in1k", 0.875, 0.485, 79.85),
+    "deit_b": ("deit_base_patch16_224.fb_in1k", 0.875, 0.485, 81.85),
+    "vit_t": ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", 0.9, 0.5, 75.46),
+    "vit_s": ("vit_small_patch16_224.augreg_in21k_ft_in1k", 0.9, 0.5, 81.39),
+    "vit_b": ("vit_base_patch16_224.augreg_in21k_ft_in1k", 0.9, 0.5, 84.54),
+    "swin_t": ("swin_tiny_patch4_window7_224.ms_in1k", 0.9, 0.485, 81.35),
+    "swin_s": ("swin_small_patch4_window7_224.ms_in1k", 0.9, 0.485, 83.20),
+    "swin_b": ("swin_base_patch4_window7_224.ms_in22k_ft_in1k", 0.9, 0.485, 85.27),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_short_names_are_pinned(name: str) -> None:
+    tag, crop, mean, top1 = PAPERS[name]
+    [entry] = select_models([name])
+    assert (entry.name, entry.tag, entry.crop, entry.mean[0], entry.expected_top1) == (name, tag, crop, mean, top1)
+    assert (entry.size, entry.interpolation, entry.classes, entry.task) == (224, "bicubic", 1000, "imagenet")
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_pinned_checkpoints_are_timms_own(name: str) -> None:
+    from timm.models import get_pretrained_cfg
+
+    cfg = get_pretrained_cfg(PAPERS[name][0])
+    assert cfg is not None
+    assert cfg.num_classes == 1000
+    assert (cfg.mean, cfg.std) == (ENTRIES[name].mean, ENTRIES[name].std)
+
+
+def test_globs_run_over_short_names_only() -> None:
+    assert [entry.name for entry in select_models(["deit_*"])] == ["deit_t", "deit_s", "deit_b"]
+    assert [entry.name for entry in select_models(["*_digits"])] == ["vit_digits", "swin_digits"]
+    assert {entry.name for entry in select_models(["*_[tb]"])} == {
+        f"{f}_{s}" for f in ("deit", "vit", "swin") for s in "tb"
+    }
+
+
+def test_a_model_named_twice_comes_once_in_the_order_given() -> None:
+    names = [entry.name for entry in select_models(["swin_t", "deit_t", "*_t", "deit_t"])]
+    assert names == ["swin_t", "deit_t", "vit_t"]
+
+
+def test_full_timm_names_bring_timms_transform() -> None:
+    [entry] = select_models(["vit_tiny_patch16_224.augreg_in21k_ft_in1k"])
+    assert entry.tag == "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    assert (entry.crop, entry.mean, entry.std, entry.size) == (0.9, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 224)
+    assert (entry.interpolation, entry.expected_top1, entry.task) == ("bicubic", None, "imagenet")
+    [small] = select_models(["test_vit.r160_in1k"])
+    assert (small.crop, small.size) == (0.95, 160)
+
+
+def test_bare_timm_names_are_pinned_to_their_default_tag() -> None:
+    [entry] = select_models(["deit_tiny_patch16_224"])
+    assert entry.tag == "deit_tiny_patch16_224.fb_in1k"
+
+
+def test_models_without_the_thousand_classes_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"vit_tiny_patch16_224\.augreg_in21k has 21843 classes"):
+        select_models(["vit_tiny_patch16_224.augreg_in21k"])
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("diet_t", "deit_t"), ("vit_digit", "vit_digits"), ("swin_bb", "swin_b"), ("Deit_s", "deit_s")],
+)
+def test_unknown_names_suggest_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(UsageError, match=f"Unknown model '{name}'. Did you mean '{nearest}'"):
+        select_models([name])
+
+
+@pytest.mark.parametrize("name", ["nothing_*", "vit_*_nothing", "deit_tiny_patch16_224.fb_in1kk", "vit_nothing"])
+def test_names_that_lead_nowhere_are_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="Unknown model"):
+        select_models([name])

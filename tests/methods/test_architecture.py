@@ -1,0 +1,117 @@
+"""Attention sites and reconstruction units of the supported families."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from timm.layers import Attention
+from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock
+from tiny_models import noise, tiny_distilled, tiny_swin, tiny_vit
+from torch import nn
+
+from methods.architecture import attention_modules, attention_sites, check_supported, reconstruction_units
+from methods.errors import UsageError
+
+VIT_UNITS = ["patch_embed", "blocks.0", "blocks.1", "head"]
+SWIN_UNITS = [
+    "patch_embed",
+    "layers.0.blocks.0",
+    "layers.0.blocks.1",
+    "layers.1.downsample",
+    "layers.1.blocks.0",
+    "layers.1.blocks.1",
+    "head.fc",
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "names"),
+    [(tiny_vit(), VIT_UNITS), (tiny_distilled(), [*VIT_UNITS, "head_dist"]), (tiny_swin(), SWIN_UNITS)],
+)
+def test_reconstruction_units_come_in_the_order_of_computation(model: Any, names: list[str]) -> None:
+    units = reconstruction_units(model)
+    assert [name for name, _ in units] == names
+    assert all(model.get_submodule(name) is unit for name, unit in units)
+    seen: list[str] = []
+    for name, unit in units:
+        unit.register_forward_hook(lambda *_, name=name: seen.append(name))
+    model(noise(1))
+    assert seen == names
+
+
+@pytest.mark.parametrize(
+    ("model", "prefix", "class_token"),
+    [
+        (tiny_vit(), 1, True),
+        (tiny_vit(reg_tokens=3), 4, True),
+        (tiny_vit(class_token=False, global_pool="avg"), 0, False),
+        (tiny_vit(class_token=False, reg_tokens=2, global_pool="avg"), 2, False),
+        (tiny_distilled(), 2, True),
+    ],
+)
+def test_vit_sites(model: Any, prefix: int, class_token: bool) -> None:
+    sites = attention_sites(model)
+    assert [site.module for site in sites] == [model.blocks[0].attn, model.blocks[1].attn]
+    assert [(site.depth, site.depths) for site in sites] == [(1, 2), (2, 2)]
+    for site in sites:
+        assert (site.heads, site.grid, site.windows) == (2, (4, 4), 1)
+        assert (site.prefix, site.class_token) == (prefix, class_token)
+
+
+def test_vit_sites_of_an_oblong_image() -> None:
+    assert attention_sites(tiny_vit(img_size=(8, 16)))[0].grid == (2, 4)
+
+
+def test_swin_sites() -> None:
+    model = tiny_swin()
+    sites = attention_sites(model)
+    assert [site.module for site in sites] == [b.attn for layer in model.layers for b in layer.blocks]
+    assert [(site.depth, site.depths) for site in sites] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [(site.heads, site.grid, site.windows) for site in sites] == [(2, (4, 4), 4)] * 2 + [(4, (4, 4), 1)] * 2
+    assert not any(site.class_token or site.prefix for site in sites)
+
+
+def test_attention_modules_in_order() -> None:
+    model = tiny_vit()
+    assert attention_modules(model) == [model.blocks[0].attn, model.blocks[1].attn]
+
+
+class TinyResNet(nn.Module):
+    """Something like a convolutional network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4, 10)
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        (TinyResNet(), "TinyResNet"),
+        (tiny_vit(block_fn=ResPostBlock), "ResPostBlock"),
+        (tiny_vit(block_fn=ParallelScalingBlock), "ParallelScalingBlock"),
+    ],
+)
+def test_other_models_are_refused_with_a_sentence(model: nn.Module, named: str) -> None:
+    for refusing in (check_supported, attention_sites, reconstruction_units):
+        with pytest.raises(UsageError) as error:
+            refusing(model)
+        message = str(error.value)
+        assert named in message
+        assert "not supported" in message
+        assert message.endswith(".")
+        assert "\n" not in message
+
+
+def test_attention_of_another_kind_is_refused() -> None:
+    class Own(Attention):  # type: ignore[misc, unused-ignore]
+        pass
+
+    model = tiny_vit()
+    model.blocks[1].attn = nn.Identity()
+    with pytest.raises(UsageError, match="not supported"):
+        check_supported(model)
+    model.blocks[1].attn = Own(16, 2)
+    check_supported(model)

@@ -1,0 +1,239 @@
+"""`minmax` and `blockwise` end to end, against hand-written references."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import Array, double, noise, tiny_swin, tiny_vit
+from torch import Tensor, nn
+
+from methods.architecture import reconstruction_units
+from methods.backends import blockwise
+from methods.backends.blockwise import Blockwise, BlockwiseConfig
+from methods.backends.minmax import MinMax, MinMaxConfig
+from methods.contracts import QuantizationContext, silent
+from methods.errors import UsageError
+from methods.quant.bits import Bits
+from methods.quant.calibrate import calibrate
+from methods.quant.layers import QuantizedLayer
+from methods.quant.quantizers import Log2Quantizer
+from methods.quant.swap import fold_weights, insert_quantizers
+
+W4A4 = Bits(4, 4)
+LEARNING = BlockwiseConfig(iterations=20, learning_rate=2e-3)
+
+
+def context(report: Callable[[int, int], None] = silent) -> QuantizationContext:
+    return QuantizationContext(torch.Generator(), report)
+
+
+def learn(model: Any, config: BlockwiseConfig = LEARNING, bits: Bits = W4A4, images: int = 4) -> Any:
+    return Blockwise().quantize(model, noise(images), bits, config, context())
+
+
+def layer_norm(x: Array, norm: Any) -> Array:
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + norm.eps) * double(norm.weight) + double(norm.bias)
+
+
+def fake(x: Array, quantizer: Any) -> Array:
+    """Quantize in float64 with the scale and zero point of a quantizer."""
+    scale = double(quantizer.scale)
+    if isinstance(quantizer, Log2Quantizer):
+        return np.asarray(scale * 2.0 ** -np.clip(np.round(-np.log2(x / scale)), 0, 2**quantizer.bits - 1))
+    zero = double(quantizer.zero_point)
+    low, high = (-8, 7) if quantizer.describe().startswith("uniform symmetric") else (0, 15)
+    return np.asarray(scale * (np.clip(np.round(x / scale) + zero, low, high) - zero))
+
+
+def linear(x: Array, layer: QuantizedLayer, original: Any) -> Array:
+    weight = fake(double(original.weight), layer.weights)
+    return fake(x, layer.inputs) @ weight.T + double(original.bias)
+
+
+def block_reference(x: Array, block: Any, original: Any, heads: int) -> Array:
+    """A pre-norm transformer block with every operand of every product quantized, head by head."""
+    qkv = linear(layer_norm(x, original.norm1), block.attn.qkv, original.attn.qkv)
+    parts = np.split(qkv, 3, axis=-1)
+    query, key, value = (fake(part, q) for part, q in zip(parts, block.attn.qkv.outputs, strict=True))
+    width = query.shape[-1] // heads
+    mixed = np.empty_like(query)
+    for n in range(len(x)):
+        for h in range(heads):
+            columns = slice(h * width, (h + 1) * width)
+            scores = query[n, :, columns] @ key[n, :, columns].T / math.sqrt(width)
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            weights = weights / weights.sum(-1, keepdims=True)
+            mixed[n, :, columns] = fake(weights, block.attn.attn_drop) @ value[n, :, columns]
+    x = x + linear(mixed, block.attn.proj, original.attn.proj)
+    hidden = linear(layer_norm(x, original.norm2), block.mlp.fc1, original.mlp.fc1)
+    hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
+    return x + linear(hidden, block.mlp.fc2, original.mlp.fc2)
+
+
+@pytest.mark.parametrize("which", ["minmax", "blockwise"])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_quantized_block_equals_a_hand_written_forward(which: str, depth: int) -> None:
+    model = tiny_vit()
+    if which == "minmax":
+        quantized: Any = MinMax().quantize(model, noise(4), W4A4, MinMaxConfig(), context())
+    else:
+        quantized = learn(model, BlockwiseConfig(iterations=0))
+    x = torch.randn((2, 17, 16), generator=torch.Generator().manual_seed(9))
+    expected = block_reference(double(x), quantized.blocks[depth], model.blocks[depth], heads=2)
+    assert double(quantized.blocks[depth](x)) == pytest.approx(expected, abs=1e-4)
+    assert np.abs(double(model.blocks[depth](x)) - expected).max() > 0.1
+
+
+def test_minmax_weights_by_closed_form() -> None:
+    model = tiny_vit()
+    quantized: Any = MinMax().quantize(model, noise(2), W4A4, MinMaxConfig(), context())
+    original, folded = double(model.head.weight), double(quantized.head.layer.weight)
+    for before, after in zip(original, folded, strict=True):
+        scale = 2 * np.abs(before).max() / 15
+        assert after == pytest.approx(scale * np.clip(np.round(before / scale), -8, 7), abs=1e-6)
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+def test_no_iterations_is_calibration_alone(build: Callable[[], Any]) -> None:
+    model, images = build(), noise(4)
+    expected = insert_quantizers(model, W4A4, blockwise.RECIPE)
+    calibrate(expected, images)
+    fold_weights(expected)
+    assert torch.equal(learn(model, BlockwiseConfig(iterations=0))(images), expected(images))
+    assert not torch.equal(learn(model)(images), expected(images))
+
+
+def test_nothing_to_quantize_is_the_plain_model() -> None:
+    model, images = tiny_vit(), noise(2)
+    assert torch.equal(learn(model, bits=Bits(32, 32))(images), model(images))
+
+
+@pytest.fixture
+def lessons(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
+    """Record what every unit learns on, its target, and its output before and after learning."""
+    recorded: list[dict[str, Tensor]] = []
+    original = blockwise._learn_unit
+
+    def recording(
+        target: Tensor, config: BlockwiseConfig, report: Any, unit: nn.Module, arguments: tuple[Tensor]
+    ) -> None:
+        before = unit.forward(arguments[0])
+        original(target, config, report, unit, arguments)
+        after = unit.forward(arguments[0])
+        recorded.append({"input": arguments[0].clone(), "target": target, "before": before, "after": after})
+
+    monkeypatch.setattr(blockwise, "_learn_unit", recording)
+    return recorded
+
+
+def squared(lesson: dict[str, Tensor], key: str) -> float:
+    return (lesson[key] - lesson["target"]).double().square().sum(-1).mean().item()
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+def test_learning_reduces_the_reconstruction_error_of_every_unit(
+    build: Callable[[], Any], lessons: list[dict[str, Tensor]]
+) -> None:
+    learn(build())
+    ratios = [squared(lesson, "after") / squared(lesson, "before") for lesson in lessons]
+    assert len(ratios) == len(reconstruction_units(build()))
+    assert max(ratios) < 0.97, ratios
+
+
+@pytest.mark.parametrize(("build", "pair"), [(tiny_vit, (1, 2)), (tiny_swin, (1, 2))])
+def test_a_unit_learns_on_what_the_learned_unit_before_it_puts_out(
+    build: Callable[[], Any], pair: tuple[int, int], lessons: list[dict[str, Tensor]]
+) -> None:
+    learn(build())
+    first, second = lessons[pair[0]], lessons[pair[1]]
+    assert torch.equal(second["input"], first["after"])
+    assert not torch.equal(second["input"], first["before"])
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+def test_targets_are_the_outputs_of_the_floating_point_units(
+    build: Callable[[], Any], lessons: list[dict[str, Tensor]]
+) -> None:
+    model, outputs = build(), list[Tensor]()
+    hooks = [unit.register_forward_hook(lambda *a: outputs.append(a[2])) for _, unit in reconstruction_units(model)]
+    model(noise(4))
+    for hook in hooks:
+        hook.remove()
+    learn(model)
+    assert len(lessons) == len(outputs)
+    for lesson, output in zip(lessons, outputs, strict=True):
+        assert torch.equal(lesson["target"], output)
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+def test_only_weights_and_biases_of_layers_are_learned(build: Callable[[], Any]) -> None:
+    before = learn(build(), BlockwiseConfig(iterations=0)).state_dict()
+    after = learn(build()).state_dict()
+    assert before.keys() == after.keys()
+    learned = {name for name in before if ".layer." in name}
+    scales = {name for name in before if name.endswith(("scale", "zero_point"))}
+    norms = {name for name in before if "norm" in name}
+    assert len(scales) > 20
+    assert len(norms) >= 8
+    for name in before:
+        if name.endswith(".layer.bias"):
+            assert not torch.equal(before[name], after[name]), name
+        elif name not in learned:
+            assert torch.equal(before[name], after[name]), name
+
+
+def test_learned_weights_are_folded_onto_their_grid() -> None:
+    quantized = learn(tiny_vit())
+    for module in quantized.modules():
+        if isinstance(module, QuantizedLayer):
+            scale: Any = module.weights.scale if module.weights else None
+            steps = module.layer.weight / scale
+            assert (steps - steps.round()).abs().max().item() < 1e-4
+            assert module.folded
+
+
+def test_first_adam_step_moves_every_head_bias_by_the_learning_rate_against_its_gradient() -> None:
+    model, images, rate = tiny_vit(), noise(4), 1e-3
+    start = learn(model, BlockwiseConfig(iterations=0))
+    after = learn(model, BlockwiseConfig(iterations=1, learning_rate=rate))
+    assert double((after.head.layer.bias - model.head.bias).abs()) == pytest.approx(np.full(10, rate), rel=1e-3)
+    # The patch embedding comes first, so its input is the image in both: its gradient is known in closed form.
+    error = (start.patch_embed(images) - model.patch_embed(images)).double().mean((0, 1))
+    moved = (after.patch_embed.proj.layer.bias - model.patch_embed.proj.bias).double()
+    assert double(moved) == pytest.approx(-rate * np.sign(double(error)), rel=1e-3)
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+def test_blockwise_leaves_the_original_untouched_and_nothing_to_train(build: Callable[[], Any]) -> None:
+    model, images = build(), noise(4)
+    state, logits = copy.deepcopy(model.state_dict()), model(images)
+    quantized = learn(model)
+    assert torch.equal(model(images), logits)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    for owner in (model, quantized):
+        assert not any(p.requires_grad for p in owner.parameters())
+        assert all(p.grad is None for p in owner.parameters())
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in owner.modules())
+
+
+def test_every_learning_step_is_reported() -> None:
+    seen: list[tuple[int, int]] = []
+    config = BlockwiseConfig(iterations=3, learning_rate=1e-4)
+    Blockwise().quantize(tiny_vit(), noise(2), W4A4, config, context(lambda *step: seen.append(step)))
+    assert seen == [(step, 12) for step in range(1, 13)]
+
+
+def test_estimates_and_settings() -> None:
+    assert Blockwise().image_passes(BlockwiseConfig(iterations=100), 32) == 32 * 101
+    assert MinMax().image_passes(MinMaxConfig(), 33) == 11
+    assert (BlockwiseConfig().iterations, BlockwiseConfig().learning_rate) == (100, 4e-5)
+    for bad in ({"iterations": -1}, {"learning_rate": 0.0}):
+        with pytest.raises(UsageError, match="iterations >= 0"):
+            BlockwiseConfig(**bad)  # type: ignore[arg-type]

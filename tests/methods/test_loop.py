@@ -1,0 +1,120 @@
+"""The shared optimisation loop: schedule, Adam, clamping, micro-batches, divergence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from tiny_models import Array, double, noise
+from torch import Tensor
+
+from methods.contracts import ImageSpace, silent
+from methods.errors import UsageError
+from methods.loop import DivergenceError, LoopSettings, optimize_images
+
+HALF = ImageSpace(4, 4, (0.5,) * 3, (0.5,) * 3)
+IMAGENET = ImageSpace(4, 4, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+WIDE = ImageSpace(4, 4, (0.5,) * 3, (0.01,) * 3)
+
+
+def test_schedule_by_hand() -> None:
+    settings = LoopSettings(10, 0.2, warmup=0.2)
+    cosine = [0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]
+    assert [settings.rate(step) for step in range(10)] == pytest.approx([0.5, 1.0, *cosine])
+    assert LoopSettings(10, 0.2, warmup=0.0).rate(0) == 1.0
+    assert LoopSettings(1000, 0.2).rate(99) == 1.0
+    assert LoopSettings(1000, 0.2).rate(0) == pytest.approx(0.01)
+    assert LoopSettings(1000, 0.2).rate(550) == pytest.approx(0.5)
+    assert LoopSettings(1000, 0.2).rate(1000) == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"iterations": 0}, {"learning_rate": 0.0}, {"learning_rate": -1.0}, {"warmup": 1.0}, {"warmup": -0.1}]
+)
+def test_settings_out_of_range_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="iterations >= 1"):
+        LoopSettings(**({"iterations": 5, "learning_rate": 0.1} | bad))  # type: ignore[arg-type]
+
+
+def adam(start: Array, goal: Array, settings: LoopSettings, low: float, high: float) -> tuple[Array, list[float]]:
+    """Minimise sum((x - goal)^4) by Adam with betas (0.5, 0.9), clamping after every step."""
+    x, mean, square, losses = start.copy(), np.zeros_like(start), np.zeros_like(start), []
+    for step in range(settings.iterations):
+        losses.append(float(((x - goal) ** 4).sum()))
+        gradient = 4 * (x - goal) ** 3
+        mean, square = 0.5 * mean + 0.5 * gradient, 0.9 * square + 0.1 * gradient**2
+        update = (mean / (1 - 0.5 ** (step + 1))) / (np.sqrt(square / (1 - 0.9 ** (step + 1))) + 1e-8)
+        x = np.clip(x - settings.learning_rate * settings.rate(step) * update, low, high)
+    return x, losses
+
+
+@pytest.mark.parametrize("group", [1, 2, 5])
+def test_loop_is_clamped_adam_and_micro_batches_change_nothing(group: int) -> None:
+    start, goal = noise(5, 4, seed=1), noise(5, 4, seed=2)
+    settings = LoopSettings(12, 0.2, warmup=0.25)
+    before = start.clone()
+
+    def objective(images: Tensor, step: int) -> Iterator[dict[str, Tensor]]:
+        for first in range(0, 5, group):
+            error = (images - goal)[first : first + group].pow(4).sum()
+            yield {"most": 0.75 * error, "rest": 0.25 * error}
+
+    images, losses = optimize_images(start, objective, settings, HALF, silent)
+    expected, expected_losses = adam(double(start), double(goal), settings, -1.0, 1.0)
+    assert double(images) == pytest.approx(expected, abs=2e-5)
+    assert losses["most"] == pytest.approx([0.75 * loss for loss in expected_losses], rel=1e-4)
+    assert losses["rest"] == pytest.approx([0.25 * loss for loss in expected_losses], rel=1e-4)
+    assert not images.requires_grad
+    assert start.equal(before)
+
+
+def test_applied_rate_follows_the_schedule() -> None:
+    settings = LoopSettings(20, 0.3, warmup=0.2)
+    start = noise(1, 4)
+    moved, _ = optimize_images(start, lambda x, _: iter([{"sum": x.sum()}]), settings, WIDE, silent)
+    total = 0.3 * sum(settings.rate(step) for step in range(20))
+    assert double(start - moved) == pytest.approx(np.full((1, 3, 4, 4), total), rel=1e-4)
+
+
+@pytest.mark.parametrize("space", [HALF, IMAGENET])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_images_are_clamped_to_the_box_of_valid_pixels(space: ImageSpace, sign: float) -> None:
+    settings = LoopSettings(30, 0.5)
+    images, _ = optimize_images(noise(2, 4), lambda x, _: iter([{"sum": sign * x.sum()}]), settings, space, silent)
+    for channel, (mean, std) in enumerate(zip(space.mean, space.std, strict=True)):
+        edge = (0 - mean) / std if sign > 0 else (1 - mean) / std
+        assert double(images[:, channel]) == pytest.approx(np.full((2, 4, 4), edge), rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_divergence_names_step_and_term(value: float) -> None:
+    def objective(images: Tensor, step: int) -> Iterator[dict[str, Tensor]]:
+        yield {"good": images.sum()}
+        yield {"bad": images.sum() * (value if step == 3 else 1.0)}
+
+    with pytest.raises(DivergenceError, match="step 3: the term 'bad' is"):
+        optimize_images(noise(1, 4).abs(), objective, LoopSettings(6, 1e-3), HALF, silent)
+
+
+@pytest.mark.parametrize(("iterations", "message"), [(1, "images hold values"), (2, "step 1: the term 'root'")])
+def test_gradients_that_are_not_finite_are_noticed(iterations: int, message: str) -> None:
+    def objective(images: Tensor, step: int) -> Iterator[dict[str, Tensor]]:
+        yield {"root": (0 * images.sum()).sqrt()}
+
+    with pytest.raises(DivergenceError, match=message):
+        optimize_images(noise(1, 4), objective, LoopSettings(iterations, 0.1), HALF, silent)
+
+
+def test_every_step_is_reported() -> None:
+    seen: list[tuple[int, int]] = []
+    steps: list[int] = []
+
+    def objective(images: Tensor, step: int) -> Iterator[dict[str, Tensor]]:
+        steps.append(step)
+        yield {"sum": images.sum()}
+
+    optimize_images(noise(1, 4), objective, LoopSettings(3, 0.1), HALF, lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert steps == [0, 1, 2]

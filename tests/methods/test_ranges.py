@@ -1,0 +1,138 @@
+"""Range searches against closed forms, brute force and full sorts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import Array, affine, double
+from torch import Tensor
+
+from methods.quant.ranges import (
+    ACTIVATION_PERCENTILES,
+    WEIGHT_PERCENTILES,
+    MinMaxRange,
+    PercentileRange,
+    _largest,
+    asymmetric_grid,
+    symmetric_grid,
+)
+
+
+def test_min_max_closed_form_asymmetric() -> None:
+    rows = torch.tensor([[-1.0, 3.0, 0.5], [2.0, 5.0, 3.0], [-4.0, -2.0, -3.0]])
+    scale, zero = MinMaxRange()(rows, asymmetric_grid(4))
+    assert scale.tolist() == pytest.approx([4 / 15, 5 / 15, 4 / 15])
+    assert zero.tolist() == [4.0, 0.0, 15.0]
+
+
+def test_min_max_closed_form_symmetric() -> None:
+    rows = torch.tensor([[-1.0, 3.0], [2.0, 5.0], [-4.0, -2.0], [0.0, 0.0]])
+    scale, zero = MinMaxRange()(rows, symmetric_grid(4))
+    assert scale.tolist() == pytest.approx([6 / 15, 10 / 15, 8 / 15, 1.0])
+    assert zero.tolist() == [0.0] * 4
+
+
+def test_min_max_log2_scale_is_the_maximum() -> None:
+    assert MinMaxRange().log2_scale(torch.tensor([0.1, 0.7, 0.2]), 15).item() == pytest.approx(0.7)
+
+
+def heavy_rows(count: int, length: int, seed: int) -> Tensor:
+    """Rows from light to very heavy tails, some one-sided, so that they prefer different clips."""
+    generator = torch.Generator().manual_seed(seed)
+    normal = torch.randn((count, length), generator=generator)
+    power = torch.linspace(0.2, 4.0, count)[:, None]
+    rows = normal.sign() * normal.abs() ** power
+    rows[::3] = rows[::3].abs()
+    return rows
+
+
+def best_clip(row: Array, bits: int, percentiles: tuple[float, ...]) -> tuple[float, float, float]:
+    """Return (percentile, scale, zero point) of least squared error, by trying all."""
+    found = []
+    for percentile in percentiles:
+        low = float(np.quantile(row, 1 - percentile, method="nearest"))
+        high = float(np.quantile(row, percentile, method="nearest"))
+        values, scale, zero = affine(row, low, high, bits)
+        found.append((sum((values - row) ** 2), percentile, scale, zero))
+    _, percentile, scale, zero = min(found)
+    return percentile, scale, zero
+
+
+@pytest.mark.parametrize(
+    ("percentiles", "length"), [(WEIGHT_PERCENTILES, 771), (ACTIVATION_PERCENTILES, 12_345)]
+)
+@pytest.mark.parametrize("bits", [2, 4, 6])
+def test_percentile_search_equals_brute_force(percentiles: tuple[float, ...], length: int, bits: int) -> None:
+    rows = heavy_rows(12, length, seed=5)
+    scale, zero = PercentileRange(percentiles)(rows, asymmetric_grid(bits))
+    expected = [best_clip(row, bits, percentiles) for row in double(rows)]
+    assert len({percentile for percentile, _, _ in expected}) >= 2
+    assert scale.tolist() == pytest.approx([s for _, s, _ in expected], rel=1e-5)
+    assert zero.tolist() == [z for _, _, z in expected]
+
+
+def test_percentile_log2_scale_equals_brute_force() -> None:
+    generator = torch.Generator().manual_seed(2)
+    chosen = set()
+    for spread in (0.5, 2.0, 4.0, 6.0):
+        values = (spread * torch.randn(12_345, generator=generator)).exp()
+        values = values / values.max()
+        errors = {}
+        for percentile in ACTIVATION_PERCENTILES:
+            scale = float(np.quantile(double(values), percentile, method="nearest"))
+            exponent = np.clip(np.round(-np.log2(double(values) / scale)), 0, 7)
+            errors[scale] = float(((scale * 2.0**-exponent - double(values)) ** 2).mean())
+        expected = min(errors, key=lambda scale: errors[scale])
+        chosen.add(sorted(errors).index(expected))
+        found = PercentileRange(ACTIVATION_PERCENTILES).log2_scale(values, 7)
+        assert found.item() == pytest.approx(expected, rel=1e-6)
+    assert len(chosen) >= 2
+
+
+def test_percentile_search_on_zero_rows_maps_zero_to_zero() -> None:
+    search = PercentileRange(WEIGHT_PERCENTILES)
+    scale, zero = search(torch.zeros(2, 50), asymmetric_grid(4))
+    assert (scale.tolist(), zero.tolist()) == ([1.0, 1.0], [0.0, 0.0])
+    assert search.log2_scale(torch.zeros(50), 15).item() == 1.0
+
+
+def long_row(kind: str) -> Tensor:
+    generator = torch.Generator().manual_seed(11)
+    row = torch.randn(250_007, generator=generator)
+    if kind == "ties":
+        return (row * 4).round() / 4
+    if kind == "equal":
+        return torch.full_like(row, -2.5)
+    if kind == "sampled high":  # the strided sample sees nothing but the largest values: too high a bound
+        row[::5] += 100
+    if kind == "sampled low":  # the strided sample sees none of the largest values
+        row[1::5] += 100
+    return row
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "equal", "sampled high", "sampled low"])
+@pytest.mark.parametrize("keep", [1, 26, 251, 60_000])
+def test_largest_of_a_long_row_equals_a_full_sort(kind: str, keep: int) -> None:
+    row = long_row(kind)
+    expected = np.sort(row.numpy())[::-1][:keep]
+    found = _largest(row[None], keep)
+    assert found.shape == (1, keep)
+    assert np.array_equal(found[0].numpy(), expected)
+
+
+def test_largest_of_several_rows_sorts_each() -> None:
+    rows = torch.tensor([[3.0, 1.0, 2.0], [-1.0, 5.0, 5.0]])
+    assert _largest(rows, 2).tolist() == [[3.0, 2.0], [5.0, 5.0]]
+
+
+def test_search_over_a_long_tensor_takes_the_exact_order_statistics() -> None:
+    row = long_row("normal")
+    scale, zero = PercentileRange((0.999,))(row[None], asymmetric_grid(4))
+    low = float(np.quantile(double(row), 0.001, method="nearest"))
+    high = float(np.quantile(double(row), 0.999, method="nearest"))
+    assert scale.item() == pytest.approx((high - low) / 15, rel=1e-6)
+    assert zero.item() == round(-low / ((high - low) / 15))
+    assert math.isclose(low, -3.09, abs_tol=0.05)

@@ -1,0 +1,164 @@
+"""Inserting quantizers into stock models, and the list of what is quantized."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import affine, double, noise, symmetric_channels, tiny_distilled, tiny_swin, tiny_vit
+from torch import Tensor, nn
+
+from harness.digits import build_swin_digits, build_vit_digits
+from methods.architecture import attention_modules
+from methods.backends import blockwise, minmax
+from methods.errors import UsageError
+from methods.quant.bits import Bits
+from methods.quant.calibrate import calibrate
+from methods.quant.layers import QuantizedLayer
+from methods.quant.quantizers import Quantizer
+from methods.quant.swap import activation_quantizers, describe, fold_weights, insert_quantizers, quantized_layers
+
+VIT_LAYERS = ["patch_embed.proj", "head"] + [
+    f"blocks.{i}.{part}" for i in range(2) for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+]
+SWIN_BLOCKS = ["layers.0.blocks.0", "layers.0.blocks.1", "layers.1.blocks.0", "layers.1.blocks.1"]
+SWIN_LAYERS = ["patch_embed.proj", "layers.1.downsample.reduction", "head.fc"] + [
+    f"{block}.{part}" for block in SWIN_BLOCKS for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+]
+FAMILIES = [
+    (tiny_vit, VIT_LAYERS, ["blocks.0", "blocks.1"]),
+    (tiny_distilled, [*VIT_LAYERS, "head_dist"], ["blocks.0", "blocks.1"]),
+    (tiny_swin, SWIN_LAYERS, SWIN_BLOCKS),
+]
+Build = Callable[[], Any]
+
+
+def digits(build: Build) -> Any:
+    torch.manual_seed(0)
+    return build().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("build", [build_vit_digits, build_swin_digits])
+@pytest.mark.parametrize("recipe", [minmax.RECIPE, blockwise.RECIPE])
+def test_w32a32_gives_bit_identical_logits(build: Build, recipe: Any) -> None:
+    model, images = digits(build), noise(2, 32)
+    quantized = insert_quantizers(model, Bits(32, 32), recipe)
+    assert quantized is not model
+    assert torch.equal(quantized(images), model(images))
+    assert describe(quantized) == []
+
+
+@pytest.mark.parametrize(("build", "layers", "blocks"), FAMILIES)
+@pytest.mark.parametrize(
+    ("recipe", "weight", "activation", "softmax"),
+    [
+        (
+            minmax.RECIPE,
+            "uniform symmetric per channel, min-max",
+            "uniform asymmetric per tensor, min-max",
+            "uniform asymmetric per tensor, min-max",
+        ),
+        (
+            blockwise.RECIPE,
+            "uniform asymmetric per channel, percentile by MSE",
+            "uniform asymmetric per tensor, percentile by MSE",
+            "log2 per tensor, percentile by MSE",
+        ),
+    ],
+)
+def test_describe_names_every_operand_of_every_product(
+    build: Build, layers: list[str], blocks: list[str], recipe: Any, weight: str, activation: str, softmax: str
+) -> None:
+    rows = describe(insert_quantizers(build(), Bits(3, 5), recipe))
+    expected = {(f"{name} weight", weight, 3) for name in layers}
+    expected |= {(f"{name} input", activation, 5) for name in layers}
+    expected |= {(f"{b}.attn {operand}", activation, 5) for b in blocks for operand in ("query", "key", "value")}
+    expected |= {(f"{block}.attn softmax", softmax, 5) for block in blocks}
+    found = [(row["operation"], row["quantizer"], row["bits"]) for row in rows]
+    assert set(found) == expected
+    assert len(found) == len(expected)
+
+
+def test_one_side_in_floating_point() -> None:
+    weights_only = insert_quantizers(tiny_vit(), Bits(4, 32), minmax.RECIPE)
+    assert {row["operation"] for row in describe(weights_only)} == {f"{name} weight" for name in VIT_LAYERS}
+    assert activation_quantizers(weights_only) == []
+    assert all(attention.fused_attn for attention in attention_modules(weights_only))
+    activations_only = describe(insert_quantizers(tiny_vit(), Bits(32, 4), minmax.RECIPE))
+    assert not any(str(row["operation"]).endswith("weight") for row in activations_only)
+    assert len(activations_only) == len(VIT_LAYERS) + 2 * 4
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+def test_weights_only_equals_a_plain_model_with_quantized_weights(build: Build) -> None:
+    model, images = build(), noise(2)
+    quantized = insert_quantizers(model, Bits(3, 32), minmax.RECIPE)
+    plain = copy.deepcopy(model)
+    for layer in plain.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            layer.weight.copy_(torch.from_numpy(symmetric_channels(double(layer.weight), 3)))
+    assert torch.allclose(quantized(images), plain(images), atol=1e-4)
+    assert not torch.allclose(quantized(images), model(images), atol=1e-1)
+    before = quantized(images)
+    fold_weights(quantized)
+    assert torch.equal(quantized(images), before)
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+@pytest.mark.parametrize("recipe", [minmax.RECIPE, blockwise.RECIPE])
+def test_the_original_is_left_as_it_was(build: Build, recipe: Any) -> None:
+    model, images = build(), noise(2)
+    state, logits = copy.deepcopy(model.state_dict()), model(images)
+    quantized = insert_quantizers(model, Bits(4, 4), recipe)
+    calibrate(quantized, images)
+    fold_weights(quantized)
+    assert not torch.equal(quantized(images), logits)
+    assert torch.equal(model(images), logits)
+    assert {name: value.tolist() for name, value in model.state_dict().items()} == {
+        name: value.tolist() for name, value in state.items()
+    }
+    assert not any(isinstance(m, Quantizer | QuantizedLayer) for m in model.modules())
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+def test_calibrated_ranges_are_those_of_the_activations_behind_quantized_weights(build: Build) -> None:
+    """Capture every activation of a plain model with quantized weights; compute the ranges from minima and maxima."""
+    model, images = build(), noise(3)
+    quantized = insert_quantizers(model, Bits(4, 5), minmax.RECIPE)
+    calibrate(quantized, images)
+    seen: dict[str, Tensor] = {}
+    plain = copy.deepcopy(model)
+    for name, module in plain.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            module.weight.copy_(torch.from_numpy(symmetric_channels(double(module.weight), 4)))
+            module.register_forward_pre_hook(lambda _, a, name=name: seen.update({f"{name}.inputs": a[0]}))
+        if name.endswith("qkv"):
+            module.register_forward_hook(
+                lambda _, a, out, name=name: seen.update(
+                    {f"{name}.outputs.{i}": part for i, part in enumerate(out.chunk(3, -1))}
+                )
+            )
+        if name.endswith("attn_drop"):
+            module.register_forward_pre_hook(lambda _, a, name=name: seen.update({name: a[0]}))
+    for attention in attention_modules(plain):
+        attention.fused_attn = False  # type: ignore[assignment]
+    plain(images)
+    layers = {name for name, _ in quantized_layers(quantized)}
+    names = {name for name, m in quantized.named_modules() if isinstance(m, Quantizer) and "weights" not in name}
+    assert names == set(seen)
+    assert {name.removesuffix(".inputs") for name in names if name.endswith(".inputs")} == layers
+    for name in names:
+        quantizer: Any = quantized.get_submodule(name)
+        values = double(seen[name])
+        _, scale, zero = affine(values, float(values.min()), float(values.max()), 5)
+        assert quantizer.scale.item() == pytest.approx(scale, rel=1e-4), name
+        assert quantizer.zero_point.item() == zero, name
+        assert quantizer.observing is False
+
+
+def test_other_models_are_refused() -> None:
+    with pytest.raises(UsageError, match="Sequential is not supported"):
+        insert_quantizers(nn.Sequential(nn.Conv2d(3, 4, 1)), Bits(4, 4), minmax.RECIPE)
