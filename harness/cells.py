@@ -37,11 +37,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a cell's result depends on beside the cell: the effective settings, the versions of method and
-    backend, and the weights."""
+    """What a cell's result depends on beside the cell: the versions of method and backend (which stand for
+    their code and their defaults) and the weights."""
 
-    method_config: dict[str, Any]
-    backend_config: dict[str, Any]
     method_version: int
     backend_version: int
     weights_sha256: str
@@ -60,7 +58,7 @@ def synthesis_key(cell: Cell, identity: Identity) -> str:
             "method": cell.method,
             "seed": cell.seed,
             "calibration": cell.calibration,
-            "config": identity.method_config,
+            "overrides": {k: v for k, v in cell.overrides.items() if k.partition(".")[0] == cell.method},
             "version": identity.method_version,
             "weights_sha256": identity.weights_sha256,
         }

@@ -33,7 +33,7 @@ def contact_sheet(entry: ModelEntry, tensors: dict[str, Tensor]) -> bytes:
     from PIL import Image, ImageDraw
 
     panels = [name for name in _PANELS if name in tensors]
-    width = _TILE * (1 + len(panels)) + _GAP
+    width = (_TILE + _GAP) * (1 + len(panels)) + _GAP
     height = _TILE + _CAPTION + _GAP
     count = len(tensors["images"])
     columns = min(count, _COLUMNS)
@@ -46,7 +46,7 @@ def contact_sheet(entry: ModelEntry, tensors: dict[str, Tensor]) -> bytes:
         for region in _regions(tensors, index):
             draw.rectangle(_box(region, entry, left, top), outline=_OUTLINE, width=2)
         for place, name in enumerate(panels, start=1):
-            sheet.paste(_heat(tensors[name][index]), (left + place * _TILE, top))
+            sheet.paste(_heat(tensors[name][index]), (left + place * (_TILE + _GAP), top))
         if "labels" in tensors:
             draw.text((left + 2, top + _TILE + 2), names[int(tensors["labels"][index])][:40], fill="black")
     stream = io.BytesIO()

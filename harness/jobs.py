@@ -64,6 +64,7 @@ class CellJob:
     identity: Identity
     subject: Subject
     data: DataSource
+    method_config: Any
     backend_config: Any
     synthesis: str
     reference: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -85,8 +85,6 @@ def _cells(request: Request, subject: Subject, method: str, seed: int) -> Iterat
     for backend, bits in product(request.backends, request.bits):
         quantizer = BACKENDS.get(backend)
         identity = Identity(
-            method_config=asdict(method_config),
-            backend_config=asdict(effective_config(quantizer, name, request.overrides)),
             method_version=maker.version,
             backend_version=quantizer.version,
             weights_sha256=subject.weights.sha256,
@@ -128,13 +126,14 @@ def _cell_job(
     """Return the job of a cell; its passes count an evaluated image as a third (forward only)."""
     quantizer = BACKENDS.get(cell.backend)
     config = effective_config(quantizer, cell.model, request.overrides)
-    learned = quantizer.image_passes(config, identity.method_config.get("images", 0))
+    learned = quantizer.image_passes(config, getattr(synthesis.config, "images", 0))
     return CellJob(
         key=cell_key(cell, identity),
         cell=cell,
         identity=identity,
         subject=subject,
         data=request.data[subject.entry.task],
+        method_config=synthesis.config,
         backend_config=config,
         synthesis=synthesis.key,
         reference=synthesis.reference,

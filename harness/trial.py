@@ -200,13 +200,12 @@ def _require(synthesis: Entry | None, job: CellJob) -> Entry:
 
 def _record_base(job: CellJob, settings: RunSettings, status: str) -> Record:
     """Return the fields every record of the job has, with empty metrics."""
-    identity = asdict(job.identity)
     return {
         "schema": SCHEMA,
         "key": job.key,
         "status": status,
         "cell": asdict(job.cell),
-        "config": {"method": identity["method_config"], "backend": identity["backend_config"]},
+        "config": {"method": asdict(job.method_config), "backend": asdict(job.backend_config)},
         "metrics": {},
         "stages": {},
         "quantized_ops": [],

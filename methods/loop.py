@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from methods.contracts import ImageSpace, Report
-from methods.errors import UsageError
+from methods.errors import UsageError, unknown_name
 
+PRECISIONS = ("fp32", "bf16")
 Objective: TypeAlias = Callable[[Tensor, int], Iterator[dict[str, Tensor]]]
 
 
@@ -28,16 +29,20 @@ class DivergenceError(RuntimeError):
 @dataclass(frozen=True)
 class LoopSettings:
     """iterations: Adam steps; learning_rate: its peak; betas: Adam's; warmup: share of the steps over which the
-    rate rises linearly, before a half cosine takes it to zero."""
+    rate rises linearly, before a half cosine takes it to zero; precision: of the forward passes, `fp32` or
+    `bf16` (autocast; pixels, losses and Adam stay in fp32)."""
 
     iterations: int
     learning_rate: float
     betas: tuple[float, float] = (0.5, 0.9)
     warmup: float = 0.1
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.learning_rate <= 0 or not 0 <= self.warmup < 1:
             raise UsageError("Synthesis needs iterations >= 1, learning_rate > 0 and 0 <= warmup < 1.")
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
 
     def rate(self, step: int) -> float:
         """Return the factor on the learning rate at a step counted from 0."""
@@ -61,7 +66,7 @@ def optimize_images(
     history: dict[str, list[float]] = {}
     for step in range(settings.iterations):
         optimizer.zero_grad(set_to_none=False)
-        for name, value in _backward(objective(images, step)).items():
+        for name, value in _backward(objective(images, step), images.device.type, settings.precision).items():
             if not math.isfinite(value):
                 raise DivergenceError(f"Synthesis diverged at step {step}: the term {name!r} is {value}.")
             history.setdefault(name, []).append(value)
@@ -75,11 +80,14 @@ def optimize_images(
     return images.detach(), history
 
 
-def _backward(groups: Iterator[dict[str, Tensor]]) -> dict[str, float]:
+def _backward(groups: Iterator[dict[str, Tensor]], device: str, precision: str) -> dict[str, float]:
     """Backpropagate every group of terms and return the value of each term, summed over the groups."""
     values: dict[str, Tensor] = {}
-    for terms in groups:
-        torch.stack(list(terms.values())).sum().backward()
+    while True:
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            terms = next(groups, None)
+        if terms is None:
+            return {name: float(value) for name, value in values.items()}
+        torch.stack([term.float() for term in terms.values()]).sum().backward()
         for name, term in terms.items():
             values[name] = values.get(name, torch.zeros_like(term)) + term.detach()
-    return {name: float(value) for name, value in values.items()}

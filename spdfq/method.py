@@ -37,8 +37,9 @@ class SPDFQConfig:
     parts; prior_law, components (paper: 5), combine, width_min, width_max, rotate: the priors
     (`spdfq.priors`); first_layer: S/L (paper: 1/2); depth_weight: l/L (paper: on); class_token_share: see
     `spdfq.apa`; regions: K_MSR (paper: 4); region_min, region_max: sides in image sides;
-    redraw_regions: new regions at every step; interpolation: of the crops; eps1, eps2 (paper: 5, 10),
-    other: the soft labels (`spdfq.soft_labels`).
+    region_schedule: `all` regions at every step or a random `one` of each image; redraw_regions: new
+    regions at every step; interpolation: of the crops; eps1, eps2 (paper: 5, 10), other: the soft labels
+    (`spdfq.soft_labels`); precision: of the forward passes (`methods.loop`).
     """
 
     images: int = 32
@@ -62,11 +63,13 @@ class SPDFQConfig:
     regions: int = 4
     region_min: float = 0.25
     region_max: float = 0.5
+    region_schedule: str = "all"
     redraw_regions: bool = False
     interpolation: str = "bilinear"
     eps1: float = 5.0
     eps2: float = 10.0
     other: float = 1.0
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.alpha1 < 0 or self.tv_weight < 0:
@@ -75,11 +78,13 @@ class SPDFQConfig:
             raise UsageError("spdfq.first_layer is a share of the depth, 0 to 1.")
         if self.interpolation not in ("bilinear", "bicubic", "nearest"):
             raise unknown_name("interpolation", self.interpolation, ("bilinear", "bicubic", "nearest"))
+        if self.region_schedule not in ("all", "one"):
+            raise unknown_name("region schedule", self.region_schedule, ("all", "one"))
         self.loop(), self.priors(), self.region_law(), self.label_law()
 
     def loop(self) -> LoopSettings:
         """Return the settings of the shared loop."""
-        return LoopSettings(self.iterations, self.learning_rate, warmup=self.warmup)
+        return LoopSettings(self.iterations, self.learning_rate, warmup=self.warmup, precision=self.precision)
 
     def priors(self) -> PriorLaw:
         """Return the law of the attention priors."""
@@ -120,7 +125,8 @@ class SPDFQ(Method):
 
     def image_passes(self, config: SPDFQConfig) -> float:
         """Count whole images and the mean number of regions, at every step."""
-        regions = (config.regions + 1) / 2 if config.msr else 0.0
+        regions = (config.regions + 1) / 2 if config.region_schedule == "all" else 1.0
+        regions *= config.msr
         return config.iterations * config.images * (1 + regions)
 
     def synthesize(self, model: nn.Module, config: SPDFQConfig, context: SynthesisContext) -> SyntheticImages:
@@ -210,12 +216,19 @@ class _Objective:
         """Yield the weighted terms of one step, a micro-batch of views at a time."""
         if self.config.redraw_regions and self.regions and step > 0:
             self._redraw()
-        views = len(images) + len(self.regions)
+        visited = self._visited()
+        views = len(images) + len(visited)
         for start in range(0, views, self.context.micro_batch):
-            stop = min(start + self.context.micro_batch, views)
-            yield self._terms(images, start, stop)
+            yield self._terms(images, visited, start, min(start + self.context.micro_batch, views))
         if self.config.tv_weight > 0:
             yield {"tv": self.config.tv_weight * (total_variation(images) - self.variation_target).abs()}
+
+    def _visited(self) -> list[int]:
+        """Return the indices of the regions this step looks at: all, or a random one of each image."""
+        if self.config.region_schedule == "all":
+            return list(range(len(self.regions)))
+        order = torch.randperm(len(self.regions), generator=self.context.generator).tolist()
+        return sorted({self.regions[index].image: index for index in order}.values())
 
     def _redraw(self) -> None:
         """Move every region to a new place, keeping how many an image has and their labels."""
@@ -225,16 +238,17 @@ class _Objective:
             moved += law.place(image, count, space.height, space.width, self.context.generator)
         self.regions = moved
 
-    def _terms(self, images: Tensor, start: int, stop: int) -> dict[str, Tensor]:
-        """Return alpha1 L_APA and L_SL of the views start..stop, as shares of the whole step's terms."""
+    def _terms(self, images: Tensor, visited: list[int], start: int, stop: int) -> dict[str, Tensor]:
+        """Return alpha1 L_APA and L_SL of the views start..stop (whole images, then the visited regions), as
+        shares of the whole step's terms."""
         count = len(images)
         whole = images[start : min(stop, count)]
-        parts = self.regions[max(0, start - count) : max(0, stop - count)]
-        batch = torch.cat([whole, crops(images, parts, self.config.interpolation)])
+        parts = visited[max(0, start - count) : max(0, stop - count)]
+        batch = torch.cat([whole, crops(images, [self.regions[i] for i in parts], self.config.interpolation)])
+        targets = torch.cat([self.targets[start : start + len(whole)], self.targets[[count + i for i in parts]]])
         with attention_maps(self.alignment.sites if len(whole) else [], len(whole)) as maps:
             logits = self.model(batch)
-        views = count + len(self.regions)
-        terms = {"sl": soft_cross_entropy(logits, self.targets[start:stop]).sum() / views}
+        terms = {"sl": soft_cross_entropy(logits, targets).sum() / (count + len(visited))}
         if maps:
             terms["apa"] = self.config.alpha1 * self.alignment.loss(maps, start) * (len(whole) / count)
         return terms
