@@ -89,7 +89,7 @@ def needs(job: Job) -> set[str]:
 @dataclass(frozen=True)
 class RunSettings:
     """What all jobs of a run share. device: "cpu" or "cuda"; threads: CPU threads per job; gate: whether an
-    FP32 accuracy far below the expected one stops the run; executor and command go into provenance."""
+    FP32 accuracy far below the expected one stops the run; executor, command and commit go into provenance."""
 
     results: Path
     device: str
@@ -97,6 +97,7 @@ class RunSettings:
     gate: bool
     executor: str
     command: str
+    commit: str | None
 
 
 @dataclass

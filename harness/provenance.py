@@ -10,7 +10,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.jobs import RunSettings
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "ray", "accelerate", "safetensors")
 
@@ -53,17 +56,17 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def provenance(device: str, threads: int, executor: str, command: str) -> dict[str, Any]:
-    """Return a record's provenance."""
+def provenance(settings: RunSettings) -> dict[str, Any]:
+    """Return a record's provenance; commit and command are the driver's, the rest is where the trial runs."""
     return {
-        "commit": git_commit(),
-        "command": command,
+        "commit": settings.commit,
+        "command": settings.command,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device,
+        "device": settings.device,
         "processor": processor(),
         "cores": os.cpu_count(),
-        "threads": threads,
-        "executor": executor,
+        "threads": settings.threads,
+        "executor": settings.executor,
     }
 
 

@@ -11,7 +11,7 @@ from harness.data import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked
 from harness.executors import Resources
 from harness.jobs import RunSettings, Subject
 from harness.plan import Request
-from harness.provenance import command_line
+from harness.provenance import command_line, git_commit
 from harness.settings import effective_config, read_overrides
 from harness.weights import find_weights, load_model
 from harness.zoo import ModelEntry, select_models
@@ -143,6 +143,7 @@ def run_settings(arguments: argparse.Namespace, request: Request) -> tuple[RunSe
         gate=not arguments.no_fp32_gate,
         executor=arguments.executor,
         command=command_line(),
+        commit=git_commit(),
     )
     return settings, Resources(cpus, gpus, arguments.address)
 

@@ -217,7 +217,7 @@ def _record_base(job: CellJob, settings: RunSettings, status: str) -> Record:
         "weights": {"tag": job.subject.entry.tag, "sha256": job.identity.weights_sha256},
         "meaningless": job.subject.weights.path is None,
         "simulated": True,
-        "provenance": provenance(settings.device, settings.threads, settings.executor, settings.command),
+        "provenance": provenance(settings),
         "images_sha256": None,
         "logits_sha256": None,
         "correct_bits": None,

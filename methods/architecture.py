@@ -40,10 +40,13 @@ class AttentionSite:
 def check_supported(model: nn.Module) -> None:
     """Raise UsageError unless `model` is of a family this project understands, built of stock blocks."""
     if isinstance(model, VisionTransformer):
-        odd = next((b for b in model.blocks if not (isinstance(b, Block) and isinstance(b.attn, Attention))), None)
-        if odd is None:
-            return
-        raise UsageError(f"A VisionTransformer with blocks of type {type(odd).__name__} is not supported.")
+        parts = [block.attn if isinstance(block, Block) else block for block in model.blocks]
+        odd = sorted({type(part).__name__ for part in parts if not isinstance(part, Attention)})
+        if odd:
+            raise UsageError(f"A VisionTransformer built of {', '.join(odd)} is not supported.")
+        if model.attn_pool is not None:
+            raise UsageError("A VisionTransformer with attention pooling is not supported.")
+        return
     if not isinstance(model, SwinTransformer):
         raise UsageError(
             f"{type(model).__name__} is not supported: only timm's VisionTransformer and SwinTransformer are."

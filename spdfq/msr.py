@@ -52,7 +52,7 @@ class RegionLaw:
     def __post_init__(self) -> None:
         if self.most < 1 or not 0 < self.side_min <= self.side_max <= 1:
             raise UsageError("Regions need most >= 1 and 0 < side_min <= side_max <= 1.")
-        if self.most * self.side_min**2 > 1:
+        if (self.most > 1 and self.side_min > 0.5) or self.most * self.side_min**2 > 1:
             raise UsageError(f"{self.most} regions of side {self.side_min} cannot be disjoint in one image.")
 
     def draw(self, images: int, height: int, width: int, generator: torch.Generator) -> list[Region]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from methods.errors import UsageError, unknown_name
 
 LAWS = ("gmm", "laplace", "real")
+_NARROWEST = 0.02  # grid sides; narrower components underflow between the cells
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,13 @@ class PriorLaw:
             raise unknown_name("prior law", self.law, LAWS)
         if self.combine not in ("sum", "max"):
             raise unknown_name("way to combine components", self.combine, ("sum", "max"))
-        if self.components < 1 or not 0 < self.width_min <= self.width_max:
-            raise UsageError("Priors need components >= 1 and 0 < width_min <= width_max.")
+        if self.components < 1 or not _NARROWEST <= self.width_min <= self.width_max:
+            raise UsageError(f"Priors need components >= 1 and {_NARROWEST} <= width_min <= width_max.")
 
     def draw(self, maps: int, grid: tuple[int, int], generator: torch.Generator) -> Tensor:
-        """Return `maps` priors [maps, rows*columns], each non-negative with sum 1."""
+        """Return `maps` priors [maps, rows*columns], each non-negative with sum 1; the law `real` draws none."""
+        if self.law == "real":
+            raise UsageError("Priors of the law 'real' are measured on real images, not drawn.")
         shape = (maps, self.components)
         count = torch.randint(1, self.components + 1, (maps, 1), generator=generator)
         used = torch.arange(self.components) < count

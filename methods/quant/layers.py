@@ -11,7 +11,7 @@ from methods.quant.quantizers import Quantizer
 class QuantizedLayer(nn.Module):
     """A linear or convolution layer whose input and weight are fake-quantized.
 
-    `outputs` holds quantizers for equal slices of the last dimension of the result: for a fused q/k/v
+    `outputs` holds quantizers (or identities) for equal slices of the last dimension of the result: for a fused q/k/v
     projection the three operands of the two attention products. While learning, the weight is quantized
     on every pass; `fold` quantizes it once and for all.
     """
@@ -21,7 +21,7 @@ class QuantizedLayer(nn.Module):
         layer: nn.Linear | nn.Conv2d,
         inputs: Quantizer | None,
         weights: Quantizer | None,
-        outputs: list[Quantizer] | None = None,
+        outputs: list[nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.layer = layer

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -17,6 +18,9 @@ from methods.architecture import attention_modules, check_supported
 from methods.quant.bits import FLOAT, Bits
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers import Quantizer
+
+_HOOKED = {"attn_drop": "softmax"}
+_NORMED = {"q_norm": "query", "k_norm": "key"}
 
 
 @dataclass(frozen=True)
@@ -44,23 +48,35 @@ def insert_quantizers(model: nn.Module, bits: Bits, recipe: Recipe) -> nn.Module
     the plain model.
     """
     check_supported(model)
-    quantized = copy.deepcopy(model)
+    quantized = copy.deepcopy(model).requires_grad_(False)
     if bits.float:
         return quantized
-    projections = {id(attention.qkv) for attention in attention_modules(quantized)}
+    attentions = attention_modules(quantized)
+    operands = {id(a.qkv): _operands(a, bits, recipe) for a in attentions} if bits.activations != FLOAT else {}
     layers = [(n, m) for n, m in quantized.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     for name, layer in layers:
         inputs = _made(recipe.activations, bits.activations)
         weights = _made(recipe.weights, bits.weights)
-        operands = [_made(recipe.activations, bits.activations) for _ in range(3)]
-        outputs = [q for q in operands if q is not None] if id(layer) in projections else None
-        _replace(quantized, name, QuantizedLayer(layer, inputs, weights, outputs))
-    for attention in attention_modules(quantized):
-        quantizer = _made(recipe.attention, bits.activations)
-        if quantizer is not None:
-            attention.attn_drop = quantizer
+        _replace(quantized, name, QuantizedLayer(layer, inputs, weights, operands.get(id(layer))))
+    if bits.activations != FLOAT:
+        for attention in attentions:
+            attention.attn_drop = recipe.attention(bits.activations)
             attention.fused_attn = False
     return quantized
+
+
+def _operands(attention: Any, bits: Bits, recipe: Recipe) -> list[nn.Module]:
+    """Return what the query, key and value slices of a projection's output pass through.
+
+    Where a norm follows the query and the key, their quantizers go behind it, next to the product.
+    """
+    places: list[nn.Module] = [recipe.activations(bits.activations) for _ in range(3)]
+    for index, name in enumerate(("q_norm", "k_norm")):
+        norm = getattr(attention, name, None)
+        if norm is not None and not isinstance(norm, nn.Identity):
+            setattr(attention, name, nn.Sequential(norm, places[index]))
+            places[index] = nn.Identity()
+    return places
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, QuantizedLayer]]:
@@ -96,5 +112,9 @@ def describe(model: nn.Module) -> list[dict[str, str | int]]:
         for operand, quantizer in zip(("query", "key", "value"), layer.outputs, strict=False):
             add(f"{name.rpartition('.')[0]} {operand}", quantizer)
     for name, module in model.named_modules():
-        add(f"{name.rpartition('.')[0]} softmax", module if name.endswith("attn_drop") else None)
+        parent, _, child = name.rpartition(".")
+        if child in _HOOKED:
+            add(f"{parent} {_HOOKED[child]}", module)
+        elif child in _NORMED:
+            add(f"{parent} {_NORMED[child]}", module[1] if isinstance(module, nn.Sequential) else None)
     return rows

@@ -10,7 +10,7 @@ import pytest
 from harness.cells import Cell, Identity, cell_key, reference_key, synthesis_key
 
 CELL = Cell("m", "maker", "grid", "w4a4", 0, {"name": "val", "n": 5, "sha256": "d"}, {}, None)
-IDENTITY = Identity({"images": 32}, {"steps": 1}, 1, 1, "weights")
+IDENTITY = Identity(method_version=1, backend_version=1, weights_sha256="weights")
 
 
 def test_synthesis_is_shared_by_bits_backends_data_and_their_settings() -> None:
@@ -22,7 +22,7 @@ def test_synthesis_is_shared_by_bits_backends_data_and_their_settings() -> None:
         replace(CELL, overrides={"grid.steps": 5}),
     ):
         assert synthesis_key(cell, IDENTITY) == key
-    assert synthesis_key(CELL, replace(IDENTITY, backend_config={"steps": 9}, backend_version=2)) == key
+    assert synthesis_key(CELL, replace(IDENTITY, backend_version=2)) == key
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_synthesis_is_shared_by_bits_backends_data_and_their_settings() -> None:
         ({"method": "other"}, {}),
         ({"seed": 1}, {}),
         ({"calibration": {"name": "train", "n": 5, "sha256": "c"}}, {}),
-        ({}, {"method_config": {"images": 16}}),
+        ({"overrides": {"maker.images": 16}}, {}),
         ({}, {"method_version": 2}),
         ({}, {"weights_sha256": "other"}),
     ],
@@ -50,7 +50,7 @@ def test_what_the_images_depend_on_changes_both_keys(cell: dict[str, Any], ident
         ({"backend": "other"}, {}),
         ({"data": {"name": "val", "n": 6, "sha256": "d"}}, {}),
         ({"data": {"name": "val", "n": 5, "sha256": "e"}}, {}),
-        ({}, {"backend_config": {"steps": 2}}),
+        ({"overrides": {"grid.steps": 2}}, {}),
         ({}, {"backend_version": 2}),
     ],
 )

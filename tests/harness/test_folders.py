@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from harness_kit import flat_folder, save_image
 
-from harness.data import DataSource, open_images
+from harness.data import DataSource, FolderImages, checked, open_images
 from harness.folders import class_index, damaged, list_images
 from methods.errors import UsageError
 
@@ -116,22 +116,36 @@ def test_damaged_images_are_found(tmp_path: Path) -> None:
 def test_damaged_images_stop_the_run_named_and_counted(tmp_path: Path) -> None:
     root = damaged_folder(tmp_path)
     with pytest.raises(UsageError, match="2 of 6 images") as error:
-        open_images(DataSource(str(root)))
+        checked(DataSource(str(root)), skip_bad=False)
     for word in ("n01443537/1.JPEG", "n02504458/4.JPEG", "--skip-bad-images"):
         assert word in str(error.value)
 
 
 def test_damaged_images_may_be_left_out(tmp_path: Path) -> None:
-    images = open_images(DataSource(str(damaged_folder(tmp_path)), skip_bad=True))
+    images = open_images(checked(DataSource(str(damaged_folder(tmp_path))), skip_bad=True))
     assert images.labels == [0, 2, 207, 999]
     assert images.identity()["n"] == 4
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 5])
+def test_a_subset_holds_only_sound_images_when_damaged_ones_are_left_out(tmp_path: Path, limit: int) -> None:
+    source = checked(DataSource(str(damaged_folder(tmp_path)), limit), skip_bad=True)
+    images = open_images(source)
+    assert isinstance(images, FolderImages)
+    assert damaged(images.root, [path for path, _ in images.files]) == []
+    assert len(images) == min(limit, 4)
+
+
+def test_sound_folders_are_left_as_they_are(tmp_path: Path) -> None:
+    source = DataSource(str(class_folders(tmp_path)))
+    assert checked(source, skip_bad=False) == source
 
 
 def test_a_folder_of_damaged_images_only_is_refused(tmp_path: Path) -> None:
     (tmp_path / "n01440764").mkdir()
     (tmp_path / "n01440764" / "a.jpg").write_bytes(b"nothing")
     with pytest.raises(UsageError, match="no readable image"):
-        open_images(DataSource(str(tmp_path), skip_bad=True))
+        checked(DataSource(str(tmp_path)), skip_bad=True)
 
 
 def test_the_identity_follows_files_sizes_and_labels(tmp_path: Path) -> None:

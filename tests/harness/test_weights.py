@@ -134,7 +134,7 @@ class Bomb:
 
 
 def _torch_bomb(path: Path, bomb: Bomb) -> None:
-    torch.save({"head.weight": bomb, **checkpoint()}, path)
+    torch.save({**checkpoint(), "head.weight": bomb}, path)
 
 
 def _bare_bomb(path: Path, bomb: Bomb) -> None:

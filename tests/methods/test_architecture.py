@@ -115,3 +115,8 @@ def test_attention_of_another_kind_is_refused() -> None:
         check_supported(model)
     model.blocks[1].attn = Own(16, 2)
     check_supported(model)
+
+
+def test_attention_pooling_is_refused() -> None:
+    with pytest.raises(UsageError, match="attention pooling is not supported"):
+        check_supported(tiny_vit(class_token=False, global_pool="map"))

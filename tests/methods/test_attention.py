@@ -31,8 +31,8 @@ def softmax_of(model: Any, images: Tensor) -> list[Tensor]:
     plain = copy.deepcopy(model).double()
     found: list[Tensor] = []
     for attention in attention_modules(plain):
-        attention.fused_attn = False  # type: ignore[assignment]
-        attention.attn_drop.register_forward_hook(lambda *a: found.append(a[2]))  # type: ignore[union-attr]
+        attention.fused_attn = False
+        attention.attn_drop.register_forward_hook(lambda *a: found.append(a[2]))
     with torch.no_grad():
         plain(images.double())
     return found

@@ -26,8 +26,16 @@ def test_parse_refuses_other_forms(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "side", "width"),
-    [("w1a4", "Weight", 1), ("w4a1", "Activation", 1), ("w9a4", "Weight", 9), ("w4a9", "Activation", 9)]
-    + [("w0a4", "Weight", 0), ("w4a16", "Activation", 16), ("w31a4", "Weight", 31), ("w4a33", "Activation", 33)],
+    [
+        ("w1a4", "Weight", 1),
+        ("w4a1", "Activation", 1),
+        ("w9a4", "Weight", 9),
+        ("w4a9", "Activation", 9),
+        ("w0a4", "Weight", 0),
+        ("w4a16", "Activation", 16),
+        ("w31a4", "Weight", 31),
+        ("w4a33", "Activation", 33),
+    ],
 )
 def test_parse_refuses_widths_out_of_range(text: str, side: str, width: int) -> None:
     with pytest.raises(UsageError, match=f"^{side} bits {width} "):

@@ -108,7 +108,9 @@ def test_a_folded_weight_is_used_as_it_is() -> None:
     layer.fold()
     with torch.no_grad():
         layer.layer.weight.fill_(0.123)
-    expected = 0.123 * double(X).sum(-1, keepdims=True) + double(layer.layer.bias if layer.layer.bias is not None else X)
+    expected = 0.123 * double(X).sum(-1, keepdims=True) + double(
+        layer.layer.bias if layer.layer.bias is not None else X
+    )
     assert double(layer(X)) == pytest.approx(expected, abs=1e-5)
 
 

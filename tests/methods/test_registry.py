@@ -1,8 +1,7 @@
-"""The registries, and the import rules between packages."""
+"""The registries."""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 from collections import Counter, OrderedDict
@@ -65,22 +64,3 @@ def test_built_in_entries_lead_to_what_they_say() -> None:
 def test_registering_loads_no_torch() -> None:
     code = "import sys, methods, spdfq; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
-
-
-def _imports(package: str) -> set[str]:
-    """Return the top-level packages that the files of a package import, at any depth of the code."""
-    found = set()
-    for path in (ROOT / package).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                found.add((node.module or "").partition(".")[0])
-    return found
-
-
-def test_packages_import_one_way() -> None:
-    assert {"torch", "timm", "methods"} <= _imports("methods")
-    assert not _imports("methods") & {"harness", "spdfq"}
-    assert "methods" in _imports("spdfq")
-    assert not _imports("spdfq") & {"harness"}

@@ -144,7 +144,7 @@ def test_calibrated_ranges_are_those_of_the_activations_behind_quantized_weights
         if name.endswith("attn_drop"):
             module.register_forward_pre_hook(lambda _, a, name=name: seen.update({name: a[0]}))
     for attention in attention_modules(plain):
-        attention.fused_attn = False  # type: ignore[assignment]
+        attention.fused_attn = False
     plain(images)
     layers = {name for name, _ in quantized_layers(quantized)}
     names = {name for name, m in quantized.named_modules() if isinstance(m, Quantizer) and "weights" not in name}
@@ -162,3 +162,27 @@ def test_calibrated_ranges_are_those_of_the_activations_behind_quantized_weights
 def test_other_models_are_refused() -> None:
     with pytest.raises(UsageError, match="Sequential is not supported"):
         insert_quantizers(nn.Sequential(nn.Conv2d(3, 4, 1)), Bits(4, 4), minmax.RECIPE)
+
+
+def test_behind_a_norm_the_operands_of_the_product_are_on_the_grid() -> None:
+    bits = Bits.parse("w4a2")
+    quantized = insert_quantizers(tiny_vit(qk_norm=True), bits, minmax.RECIPE)
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    calibrate(quantized, images)
+    seen: dict[str, int] = {}
+
+    def count(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+            seen[name] = len(output.unique())
+
+        return hook
+
+    attention = quantized.get_submodule("blocks.1.attn")
+    attention.get_submodule("q_norm").register_forward_hook(count("query"))
+    attention.get_submodule("k_norm").register_forward_hook(count("key"))
+    quantized(images)
+    assert 1 < seen["query"] <= 4
+    assert 1 < seen["key"] <= 4
+    rows = [row["operation"] for row in describe(quantized)]
+    for operand in ("query", "key", "value", "softmax"):
+        assert rows.count(f"blocks.1.attn {operand}") == 1

@@ -78,11 +78,15 @@ def affine_minmax(x: Array, bits: int) -> Array:
 
 
 def symmetric_channels(weight: Array, bits: int) -> Array:
-    """Quantize every channel of a weight on the symmetric grid over its own range."""
+    """Quantize every channel of a float32 weight on the symmetric grid over its own range.
+
+    The largest weight of a channel lies half-way between two values of the grid, so the quotient, of which
+    rounding makes the choice, is taken in single precision as in the model.
+    """
     result = np.empty_like(weight)
-    for channel, values in enumerate(weight):
-        scale = 2 * np.abs(values).max() / (2**bits - 1)
-        result[channel] = scale * np.clip(np.round(values / scale), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    for channel, values in enumerate(weight.astype(np.float32)):
+        scale = 2 * np.abs(values).max() / np.float32(2**bits - 1)
+        result[channel] = np.clip(np.round(values / scale), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * float(scale)
     return result
 
 

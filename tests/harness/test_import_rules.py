@@ -1,0 +1,108 @@
+"""Who may import whom, and that the harness names no method and no backend."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness_kit import ROOT, python
+
+from harness import catalog
+from methods.registry import BACKENDS, METHODS
+
+catalog.load()
+NAMES = {*METHODS.names(), *BACKENDS.names()}
+PACKAGES = {"harness", "methods", "spdfq"}
+ALLOWED = {"harness": {"harness", "methods", "spdfq"}, "spdfq": {"spdfq", "methods"}, "methods": {"methods"}}
+# What a user reads and types, and the packages that fill the registries, may name methods.
+EXEMPT = {"harness/catalog.py": {"_PACKAGES"}}
+
+
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{path.relative_to(ROOT).parts[0]}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_packages_import_only_what_they_may(package: str) -> None:
+    found = {
+        (path.name, name)
+        for path in files(package)
+        for name in imported(path)
+        if name.partition(".")[0] in PACKAGES - ALLOWED[package]
+    }
+    assert found == set()
+    assert len(files(package)) > 5
+
+
+def test_the_harness_imports_no_method_and_no_backend_by_name() -> None:
+    closed = re.compile(rf"(methods\.({'|'.join(NAMES)})|methods\.backends|spdfq)(\.|$)")
+    found = {(path.name, name) for path in files("harness") for name in imported(path) if closed.match(name)}
+    assert found == set()
+
+
+def _exempt(path: Path, tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield docstrings, argparse calls, example texts, and the exemptions above."""
+    exempt = EXEMPT.get(path.relative_to(ROOT).as_posix(), set()) | {"_EXAMPLES"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            yield node.body[0]
+        elif (
+            (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+            or (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "add_argument"
+            )
+            or (isinstance(node, ast.Assign) and {getattr(target, "id", "") for target in node.targets} & exempt)
+        ):
+            yield node
+
+
+def literals(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text())
+    passed = {id(inner) for outer in _exempt(path, tree) for inner in ast.walk(outer)}
+    return [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in passed
+    ]
+
+
+@pytest.mark.parametrize("path", files("harness"), ids=lambda path: path.stem)
+def test_the_harness_names_no_method_and_no_backend(path: Path) -> None:
+    named = [text for text in literals(path) if NAMES & set(re.split(r"[,.=:/ ]" if "." in text else r"[,=:/]", text))]
+    assert named == []
+
+
+def test_the_check_sees_names_where_they_are(tmp_path: Path) -> None:
+    assert {"noise", "real", "spdfq", "minmax", "blockwise"} <= NAMES
+    defaults = [
+        node.value
+        for node in ast.walk(ast.parse((ROOT / "harness" / "bench.py").read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    assert "noise,real,spdfq" in defaults
+    assert "noise,real,spdfq" not in literals(ROOT / "harness" / "bench.py")
+
+
+def test_only_the_ray_executor_imports_ray() -> None:
+    users = {path.name for path in files("harness") for name in imported(path) if name.partition(".")[0] == "ray"}
+    assert users == {"ray_tune.py"}
+
+
+def test_the_registries_fill_without_torch() -> None:
+    script = "import sys; from harness import catalog; catalog.load(); print('torch' in sys.modules)"
+    assert python("-c", script).out.strip() == "False"

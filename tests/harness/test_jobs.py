@@ -1,0 +1,127 @@
+"""The schedule: order, dependencies, and what a failure blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.cells import Cell, Identity
+from harness.data import DataSource
+from harness.jobs import CellJob, Job, ReferenceJob, Schedule, Subject, SynthesisJob, needs
+from harness.weights import Weights
+from harness.zoo import ENTRIES
+
+SUBJECT = Subject(ENTRIES["vit_digits"], Weights(Path("file"), "sha"))
+DATA = DataSource("digits")
+
+
+def reference(key: str) -> ReferenceJob:
+    return ReferenceJob(key, SUBJECT, DATA)
+
+
+def synthesis(key: str, needed: str) -> SynthesisJob:
+    return SynthesisJob(key, SUBJECT, "maker", None, 0, None, needed, 1.0)
+
+
+def cell(key: str, images: str, logits: str) -> CellJob:
+    description = Cell("vit_digits", "maker", "grid", "w4a4", 0, {"name": "digits", "n": 5, "sha256": "d"})
+    identity = Identity(method_version=1, backend_version=1, weights_sha256="sha")
+    return CellJob(key, description, identity, SUBJECT, DATA, None, images, logits, False, 1.0)
+
+
+def jobs() -> list[Job]:
+    """Two models, r and q: r has the syntheses a and b with two cells each, q has the synthesis c with one."""
+    return [
+        reference("r"),
+        reference("q"),
+        synthesis("a", "r"),
+        synthesis("b", "r"),
+        synthesis("c", "q"),
+        cell("a1", "a", "r"),
+        cell("a2", "a", "r"),
+        cell("b1", "b", "r"),
+        cell("b2", "b", "r"),
+        cell("c1", "c", "q"),
+    ]
+
+
+def test_what_jobs_need() -> None:
+    assert [needs(job) for job in (reference("r"), synthesis("a", "r"), cell("a1", "a", "r"))] == [
+        set(),
+        {"r"},
+        {"a", "r"},
+    ]
+
+
+def test_one_after_the_other_keeps_the_order_given() -> None:
+    schedule, order = Schedule(jobs()), []
+    while (job := schedule.next()) is not None:
+        order.append(job.key)
+        assert schedule.finish(job, failed=False) == []
+    assert order == [job.key for job in jobs()]
+    assert schedule.exhausted
+
+
+def test_jobs_wait_for_what_they_need_and_for_nothing_else() -> None:
+    schedule = Schedule(jobs())
+    first, second = schedule.next(), schedule.next()
+    assert first is not None
+    assert second is not None
+    assert [first.key, second.key] == ["r", "q"]
+    assert schedule.next() is None
+    assert not schedule.exhausted
+    schedule.finish(second, failed=False)
+    third = schedule.next()
+    assert third is not None
+    assert third.key == "c", "the first that is ready, though a and b stand before it"
+    assert schedule.next() is None
+    schedule.finish(third, failed=False)
+    fourth = schedule.next()
+    assert fourth is not None
+    assert fourth.key == "c1"
+    schedule.finish(first, failed=False)
+    ready = [schedule.next() for _ in range(3)]
+    assert [job.key if job else None for job in ready] == ["a", "b", None]
+
+
+def test_a_failed_synthesis_blocks_its_cells_alone() -> None:
+    schedule, blocked, done = Schedule(jobs()), [], []
+    while (job := schedule.next()) is not None:
+        failed = job.key == "a"
+        blocked += [lost.key for lost in schedule.finish(job, failed)]
+        done += [] if failed else [job.key]
+    assert blocked == ["a1", "a2"]
+    assert done == ["r", "q", "b", "c", "b1", "b2", "c1"]
+    assert schedule.exhausted
+
+
+def test_a_failed_reference_blocks_syntheses_and_their_cells() -> None:
+    schedule = Schedule(jobs())
+    first = schedule.next()
+    assert first is not None
+    blocked = schedule.finish(first, failed=True)
+    assert sorted(job.key for job in blocked) == ["a", "a1", "a2", "b", "b1", "b2"]
+    assert len(blocked) == 6, "each once"
+    rest = []
+    while (job := schedule.next()) is not None:
+        rest.append(job.key)
+        schedule.finish(job, failed=False)
+    assert rest == ["q", "c", "c1"]
+
+
+def test_a_failed_cell_blocks_nothing() -> None:
+    schedule = Schedule(jobs())
+    for _ in range(5):
+        job = schedule.next()
+        assert job is not None
+        schedule.finish(job, failed=False)
+    job = schedule.next()
+    assert job is not None
+    assert job.key == "a1"
+    assert schedule.finish(job, failed=True) == []
+
+
+def test_what_is_not_in_the_plan_is_taken_as_done() -> None:
+    schedule = Schedule([cell("x", "cached images", "cached logits")])
+    job = schedule.next()
+    assert job is not None
+    assert job.key == "x"

@@ -1,0 +1,87 @@
+"""`python -m harness.leaderboard`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from harness_kit import make_record, put, python, run_leaderboard
+
+
+def test_no_records_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
+    done = run_leaderboard(str(tmp_path))
+    assert (done.code, done.out) == (2, "")
+    assert done.err.count("\n") == 1
+    assert "no records" in done.err
+    assert str(tmp_path) in done.err
+
+
+def test_only_failures_are_no_records(tmp_path: Path) -> None:
+    put(tmp_path, make_record("a", status="failed"))
+    done = run_leaderboard(str(tmp_path))
+    assert done.code == 2
+    assert "1 failed cells" in done.err
+
+
+def test_damaged_records_are_named_and_not_counted(tmp_path: Path) -> None:
+    put(tmp_path, make_record("a", top1=40.0))
+    put(tmp_path, make_record("b", method="real", top1=99.0)).write_text('{"schema": 1, "metr')
+    put(tmp_path, {**make_record("c", method="spdfq", top1=98.0), "schema": 7})
+    done = run_leaderboard(str(tmp_path), "--format", "md")
+    assert done.code == 0
+    assert sorted(done.err.splitlines()) == [
+        "Not counted: b.json is not readable JSON.",
+        "Not counted: c.json is of schema 7, not 1.",
+    ]
+    assert "| noise + minmax | **40.00** |" in done.out
+    assert "real" not in done.out
+    assert "spdfq" not in done.out
+
+
+def test_several_folders_make_one_table(tmp_path: Path) -> None:
+    put(tmp_path / "one", make_record("a", seed=0, top1=40.0))
+    put(tmp_path / "two", make_record("a", seed=0, top1=40.0))
+    put(tmp_path / "two", make_record("b", seed=1, top1=50.0))
+    done = run_leaderboard(str(tmp_path / "one"), str(tmp_path / "two"), "--format", "md")
+    assert "**45.00 ± 7.07**" in done.out
+
+
+def test_console(tmp_path: Path) -> None:
+    put(tmp_path, make_record("a", top1=40.0))
+    done = run_leaderboard(str(tmp_path))
+    assert done.code == 0
+    for word in ("Top-1, % - val, n = 100", "FP32", "80.00", "noise + minmax", "40.00", "vit_x w4a4"):
+        assert word in done.out
+
+
+def test_files_hold_what_the_console_would_print(tmp_path: Path) -> None:
+    put(tmp_path / "results", make_record("a", top1=40.0))
+    out = tmp_path / "out"
+    done = run_leaderboard(str(tmp_path / "results"), "--format", "all", "--out", str(out))
+    assert done.code == 0
+    assert sorted(path.name for path in out.iterdir()) == ["leaderboard.csv", "leaderboard.md"]
+    for form in ("md", "csv"):
+        printed = run_leaderboard(str(tmp_path / "results"), "--format", form).out
+        assert (out / f"leaderboard.{form}").read_text() == printed
+        assert "40.0" in printed
+
+
+def test_an_output_folder_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
+    put(tmp_path, make_record("a"))
+    (tmp_path / "file").write_text("")
+    done = run_leaderboard(str(tmp_path), "--format", "md", "--out", str(tmp_path / "file" / "below"))
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("form", ["console", "md", "csv"])
+def test_torch_is_never_imported(tmp_path: Path, form: str) -> None:
+    put(tmp_path, make_record("a", top1=40.0))
+    script = (
+        "import sys, harness.leaderboard\n"
+        f"code = harness.leaderboard.main([{str(tmp_path)!r}, '--format', {form!r}])\n"
+        "print(code, sorted({'torch', 'timm', 'ray'} & set(sys.modules)))"
+    )
+    done = python("-c", script)
+    assert done.out.splitlines()[-1] == "0 []", done.err
+    assert "40.0" in done.out

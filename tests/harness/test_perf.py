@@ -1,0 +1,52 @@
+"""The perf command runs the bare floor over just the batches a step used, and prints the medians."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from harness_kit import run_here
+from torch import Tensor, nn
+
+from harness import perf
+
+
+class Counting(nn.Module):
+    """Adds up pixels and remembers the batch sizes it saw, with and without gradients to the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, bool]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append((len(x), x.is_leaf and x.requires_grad))
+        return x.sum(dim=(1, 2, 3))
+
+
+def test_the_floor_repeats_the_batches_of_the_step() -> None:
+    model = Counting()
+    timer = perf.StepTimer(model, (3, 4, 4), torch.device("cpu"))
+    for batches in ([5, 2], [3]):
+        for count in batches:
+            model(torch.zeros(count, 3, 4, 4))
+        timer.report(1, 2)
+    assert model.seen == [(5, False), (2, False), (5, True), (2, True), (3, False), (3, True)]
+    assert timer.views == 3
+
+
+def test_medians_leave_out_the_warm_up() -> None:
+    timer = perf.StepTimer(Counting(), (3, 4, 4), torch.device("cpu"))
+    timer.steps = [(99.0, 1.0), (2.0, 1.0), (3.0, 2.0), (8.0, 2.0)]
+    assert timer.medians() == (3.0, 2.0, 2.0)
+
+
+def test_the_command_prints_and_writes_one_line_per_model(tmp_path: Path) -> None:
+    out = tmp_path / "perf.md"
+    words = ["--models", "vit_digits,swin_digits", "--images", "2", "--steps", "1", "--out", str(out)]
+    outcome = run_here(perf.main, words)
+    assert outcome.code == 0, outcome.err
+    lines = out.read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["vit_digits", "swin_digits"]
+    for line in lines[2:4]:
+        step, floor, ratio = (float(word) for word in line.split("|")[4:7])
+        assert abs(ratio - step / floor) < 0.02 * ratio + 0.02

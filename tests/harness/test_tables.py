@@ -1,0 +1,189 @@
+"""Leaderboards from made-up records with known figures."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import io
+from typing import Any
+
+import pytest
+
+from harness.render import csv, markdown
+from harness.tables import Table, Value, leaderboards
+
+
+def texts(table: Table) -> dict[str, list[str | None]]:
+    return {label: [value and value.text() for value in values] for label, values in table.rows}
+
+
+def best(table: Table) -> dict[str, list[bool | None]]:
+    return {label: [value and value.best for value in values] for label, values in table.rows}
+
+
+def seeds(method: str, figures: list[float], **fields: Any) -> list[dict[str, Any]]:
+    return [
+        make_record(f"{method}-{fields.get('bits', '')}-{seed}", method=method, seed=seed, top1=top1, **fields)
+        for seed, top1 in enumerate(figures)
+    ]
+
+
+from harness_kit import make_record  # noqa: E402 - beside the helpers that use it
+
+
+def test_mean_and_sd_over_seeds_by_hand() -> None:
+    [table] = leaderboards(seeds("noise", [50.0, 52.0, 57.0]))
+    value = dict(table.rows)["noise + minmax"][0]
+    assert value is not None
+    assert value.mean == pytest.approx(53.0)
+    assert value.sd == pytest.approx(13.0**0.5)  # (9 + 1 + 16) / 2
+    assert value.text() == "53.00 ± 3.61"
+
+
+def test_one_seed_has_no_sd() -> None:
+    [table] = leaderboards(seeds("noise", [50.0]))
+    assert dict(table.rows)["noise + minmax"] == [Value(50.0, None, True)]
+
+
+def test_fp32_is_on_top_and_the_best_of_each_column_is_marked() -> None:
+    records = [
+        make_record("a", method="noise", bits="w4a4", top1=40.0),
+        make_record("b", method="noise", bits="w8a8", top1=79.0),
+        make_record("c", method="real", bits="w4a4", top1=60.0),
+        make_record("d", method="real", bits="w8a8", top1=78.0),
+        make_record("e", method="spdfq", bits="w8a8", top1=79.0),
+    ]
+    [table] = leaderboards(records)
+    assert table.columns == ["vit_x w4a4", "vit_x w8a8"]
+    assert [label for label, _ in table.rows] == ["FP32", "spdfq + minmax", "real + minmax", "noise + minmax"]
+    assert texts(table) == {
+        "FP32": ["80.00", "80.00"],
+        "noise + minmax": ["40.00", "79.00"],
+        "real + minmax": ["60.00", "78.00"],
+        "spdfq + minmax": [None, "79.00"],
+    }
+    assert best(table) == {
+        "FP32": [False, False],
+        "noise + minmax": [False, True],
+        "real + minmax": [True, False],
+        "spdfq + minmax": [None, True],
+    }
+
+
+def test_columns_are_sorted_by_model_and_width() -> None:
+    widths = ["w8a8", "w32a32", "w4a8", "w4a4", "w3a3"]
+    records = [make_record(f"{m}{b}", model=m, bits=b) for m in ("vit_b", "deit_t") for b in widths]
+    [table] = leaderboards(records)
+    order = ["w3a3", "w4a4", "w4a8", "w8a8", "w32a32"]
+    assert table.columns == [f"{model} {bits}" for model in ("deit_t", "vit_b") for bits in order]
+
+
+def test_every_image_set_has_its_own_table() -> None:
+    records = [
+        make_record("a", data="val", n=100, top1=10.0),
+        make_record("b", data="digits", n=500, top1=20.0),
+        make_record("c", data="val", n=50, top1=30.0, data_sha256="c" * 64),
+        make_record("d", data="val", n=100, top1=40.0, data_sha256="d" * 64),
+    ]
+    tables = leaderboards(records)
+    assert [table.title for table in tables] == [
+        "Top-1, % - digits, n = 500",
+        "Top-1, % - val, n = 50",
+        "Top-1, % - val, n = 100",
+        "Top-1, % - val, n = 100",
+    ]
+    assert [texts(table)["noise + minmax"] for table in tables] == [["20.00"], ["30.00"], ["10.00"], ["40.00"]]
+
+
+def test_other_settings_and_backends_are_rows_of_their_own() -> None:
+    records = [
+        make_record("a", top1=10.0),
+        make_record("b", top1=20.0, overrides={"noise.images": 4, "minmax.x": True}),
+        make_record("c", top1=30.0, backend="blockwise"),
+    ]
+    [table] = leaderboards(records)
+    assert texts(table) == {
+        "FP32": ["80.00"],
+        "noise + blockwise": ["30.00"],
+        "noise + minmax (minmax.x=True, noise.images=4)": ["20.00"],
+        "noise + minmax": ["10.00"],
+    }
+
+
+def test_other_checkpoints_are_columns_of_their_own() -> None:
+    records = [
+        make_record("a", top1=10.0, weights="aaaaaaaa", fp32=70.0),
+        make_record("b", top1=20.0, weights="bbbbbbbb", fp32=75.0),
+    ]
+    [table] = leaderboards(records)
+    assert table.columns == ["vit_x w4a4 (aaaaaa)", "vit_x w4a4 (bbbbbb)"]
+    assert texts(table) == {"FP32": ["70.00", "75.00"], "noise + minmax": ["10.00", "20.00"]}
+
+
+def test_without_labels_agreement_is_shown_and_said() -> None:
+    records = [
+        make_record("a", top1=None, fp32=None, agreement=61.5, data="leaves"),
+        make_record("b", method="real", top1=None, fp32=None, agreement=70.0, data="leaves"),
+    ]
+    [table] = leaderboards(records)
+    assert table.title == "Top-1 agreement with FP32, % - leaves, n = 100"
+    assert texts(table) == {"real + minmax": ["70.00"], "noise + minmax": ["61.50"]}
+    assert any("accuracy needs --data" in note for note in table.notes)
+    assert not any("standard error" in note for note in table.notes)
+
+
+def test_notes_give_seeds_and_the_largest_standard_error() -> None:
+    [table] = leaderboards(seeds("noise", [50.0, 90.0]))
+    assert "Seeds 0, 1;" in table.notes[0]
+    assert "at most 5.00 points (n = 100)" in table.notes[1]  # 100 sqrt(0.5 0.5 / 100)
+    assert not any("andom weights" in note for note in table.notes)
+
+
+def test_random_weights_are_said_to_mean_nothing() -> None:
+    [table] = leaderboards([make_record("a"), make_record("b", method="real", meaningless=True)])
+    assert any("Random weights" in note and "nothing about accuracy" in note for note in table.notes)
+
+
+def test_failed_cells_are_in_no_table() -> None:
+    [table] = leaderboards([make_record("a"), make_record("b", method="real", status="failed")])
+    assert list(texts(table)) == ["FP32", "noise + minmax"]
+
+
+def test_records_without_weights_do_not_break_a_table() -> None:
+    record = make_record("a")
+    del record["weights"]
+    [table] = leaderboards([record])
+    assert texts(table) == {"FP32": ["80.00"], "noise + minmax": ["50.00"]}
+
+
+def test_markdown_is_this_text() -> None:
+    records = [
+        make_record("a", top1=50.0, bits="w4a4"),
+        make_record("b", top1=50.0, bits="w8a8"),
+        make_record("c", method="real", top1=60.0, bits="w4a4", overrides={"real.x": "a|b"}),
+    ]
+    assert markdown(leaderboards(records)) == (
+        "### Top-1, % - val, n = 100\n"
+        "\n"
+        "| method + backend | vit_x w4a4 | vit_x w8a8 |\n"
+        "| --- | ---: | ---: |\n"
+        "| FP32 | 80.00 | 80.00 |\n"
+        "| real + minmax (real.x=a\\|b) | **60.00** | - |\n"
+        "| noise + minmax | 50.00 | **50.00** |\n"
+        "\n"
+        "- Simulated quantization. Seeds 0; mean ± sd over seeds where there are several.\n"
+        "- Binomial standard error of one figure: at most 5.00 points (n = 100).\n"
+    )
+
+
+def test_csv_has_a_line_per_finished_cell() -> None:
+    records = [make_record("a", top1=40.0, seed=3), make_record("b", status="failed")]
+    [line] = csv_module.DictReader(io.StringIO(csv(records)))
+    expected = {
+        "model": "vit_x", "method": "noise", "backend": "minmax", "bits": "w4a4", "seed": "3", "overrides": "",
+        "data": "val", "n": "100", "data_sha256": "a" * 64, "top1": "40.0", "top5": "90.0", "fp32_top1": "80.0",
+        "agreement": "60.0", "kl": "0.25", "synthesize_seconds": "1.5", "quantize_seconds": "1.5",
+        "evaluate_seconds": "1.5", "weights_sha256": "w" * 64, "meaningless": "False", "images_sha256": "b" * 64,
+        "commit": "c0ffee", "key": "a",
+    }  # fmt: skip
+    assert float(line.pop("stderr")) == pytest.approx((40 * 60 / 100) ** 0.5)
+    assert line == expected
