@@ -25,7 +25,19 @@ def synthesis(key: str, needed: str) -> SynthesisJob:
 def cell(key: str, images: str, logits: str) -> CellJob:
     description = Cell("vit_digits", "maker", "grid", "w4a4", 0, {"name": "digits", "n": 5, "sha256": "d"})
     identity = Identity(method_version=1, backend_version=1, weights_sha256="sha")
-    return CellJob(key, description, identity, SUBJECT, DATA, None, images, logits, False, 1.0)
+    return CellJob(
+        key=key,
+        cell=description,
+        identity=identity,
+        subject=SUBJECT,
+        data=DATA,
+        method_config=None,
+        backend_config=None,
+        synthesis=images,
+        reference=logits,
+        cached=False,
+        passes=1.0,
+    )
 
 
 def jobs() -> list[Job]:

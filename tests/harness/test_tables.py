@@ -7,17 +7,18 @@ import io
 from typing import Any
 
 import pytest
+from harness_kit import make_record
 
 from harness.render import csv, markdown
 from harness.tables import Table, Value, leaderboards
 
 
 def texts(table: Table) -> dict[str, list[str | None]]:
-    return {label: [value and value.text() for value in values] for label, values in table.rows}
+    return {label: [value.text() if value else None for value in values] for label, values in table.rows}
 
 
 def best(table: Table) -> dict[str, list[bool | None]]:
-    return {label: [value and value.best for value in values] for label, values in table.rows}
+    return {label: [value.best if value else None for value in values] for label, values in table.rows}
 
 
 def seeds(method: str, figures: list[float], **fields: Any) -> list[dict[str, Any]]:
@@ -25,9 +26,6 @@ def seeds(method: str, figures: list[float], **fields: Any) -> list[dict[str, An
         make_record(f"{method}-{fields.get('bits', '')}-{seed}", method=method, seed=seed, top1=top1, **fields)
         for seed, top1 in enumerate(figures)
     ]
-
-
-from harness_kit import make_record  # noqa: E402 - beside the helpers that use it
 
 
 def test_mean_and_sd_over_seeds_by_hand() -> None:
