@@ -18,8 +18,10 @@ from harness.options import add_data_options, add_run_options
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rich.console import Console
+
     from harness.plan import Plan, Request
-    from methods.contracts import AblationRow
+    from methods.contracts import AblationRow, Method
 
 _EXAMPLES = """examples:
   python -m harness.ablation --model vit_digits --bits w4a4 --seeds 0,1,2,3,4
@@ -64,7 +66,8 @@ def _ablate(arguments: argparse.Namespace) -> int:
 
     console = Console()
     request = read_request(arguments)
-    rows = METHODS.get(request.methods[0]).ablation
+    maker = METHODS.get(request.methods[0])
+    rows = maker.ablation
     if not rows or len(request.methods) > 1 or len(request.subjects) > 1 or len(request.bits) > 1:
         raise UsageError("An ablation takes one model, one bit-width and one method that declares ablation rows.")
     settings, resources = run_settings(arguments, request)
@@ -76,7 +79,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
         return 0
     failures = run_plan(make_plan(requests, settings.results), settings, resources, console)
     plans = [make_plan([one], settings.results) for one in requests]
-    _print(rows, plans, settings.results, console)
+    _print(maker, plans, settings.results, console)
     return 1 if failures else 0
 
 
@@ -87,17 +90,16 @@ def _with_row(request: Request, row: AblationRow) -> Request:
     return dataclasses.replace(request, overrides=merged)
 
 
-def _print(rows: tuple[AblationRow, ...], plans: list[Plan], results: Path, console: object) -> None:
+def _print(maker: Method, plans: list[Plan], results: Path, console: Console) -> None:
     """Print every row's mean over seeds and the paper's figure, each with its distance from the full method."""
-    from rich.console import Console
     from rich.table import Table
 
-    assert isinstance(console, Console)
+    rows = maker.ablation
     means = [_accuracies(plan, results) for plan in plans]
     full = next(index for index, row in enumerate(rows) if row.full)
     first = plans[0].cells[0].cell
     table = Table(title=f"{first.method} on {first.model} {first.bits}, {first.backend}; n = {first.data['n']}")
-    for column in ("row", "measured top-1", "from full", "paper (W4A4 DeiT-S)", "from full"):
+    for column in ("row", "measured top-1", "from full", f"paper ({maker.ablation_setting})", "from full"):
         table.add_column(column, justify="left" if column == "row" else "right")
     for row, values in zip(rows, means, strict=True):
         spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""

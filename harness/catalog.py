@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from importlib import import_module
 
-_PACKAGES = ("methods", "spdfq")
+PACKAGES = ("methods", "spdfq")
 
 
 @lru_cache
 def load() -> None:
     """Import the packages that register methods and backends; cheap, no torch."""
-    for package in _PACKAGES:
+    for package in PACKAGES:
         import_module(package)

@@ -144,20 +144,20 @@ def checked(source: DataSource, skip_bad: bool) -> DataSource:
     Returns the source, without the damaged files if `skip_bad`; else raises UsageError that names and counts
     them.
     """
-    images = open_images(source)
-    if not isinstance(images, FolderImages):
-        return source
-    bad = folders.damaged(images.root, [path for path, _ in images.files])
-    if not bad:
-        return source
-    if not skip_bad:
-        raise UsageError(
-            f"{len(bad)} of {len(images)} images in {images.root} cannot be read ({', '.join(bad[:3])}); "
-            "--skip-bad-images leaves them out."
-        )
-    without = replace(source, excluded=(*source.excluded, *bad))
-    open_images(without)
-    return without
+    good: set[str] = set()
+    while isinstance(images := open_images(source), FolderImages):
+        fresh = [path for path, _ in images.files if path not in good]
+        bad = folders.damaged(images.root, fresh)
+        if not bad:
+            break
+        if not skip_bad:
+            raise UsageError(
+                f"{len(bad)} of {len(images)} images in {images.root} cannot be read ({', '.join(bad[:3])}); "
+                "--skip-bad-images leaves them out."
+            )
+        good |= set(fresh) - set(bad)
+        source = replace(source, excluded=(*source.excluded, *bad))  # a subset is filled up by others: look again
+    return source
 
 
 def limited(labels: list[int], limit: int | None) -> list[int]:

@@ -63,15 +63,19 @@ def _from_class_folders(root: Path) -> list[tuple[str, int]]:
 
 
 def _from_table(root: Path, table: Path) -> list[tuple[str, int]]:
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{table} cannot be read as UTF-8 text ({type(error).__name__}).") from error
     files = []
-    with table.open(newline="") as stream:
-        reader = csv.DictReader(stream)
-        if not {"path", "label"} <= set(reader.fieldnames or ()):
-            raise UsageError(f"{table} needs a header line with the columns path,label.")
-        for row in reader:
-            files.append((row["path"], _label(row["label"], f"{table}, line {reader.line_num}")))
-            if not (root / row["path"]).is_file():
-                raise UsageError(f"{table}, line {reader.line_num}: there is no file {row['path']!r}.")
+    reader = csv.DictReader(text.splitlines())
+    if not {"path", "label"} <= set(reader.fieldnames or ()):
+        raise UsageError(f"{table} needs a header line with the columns path,label.")
+    for row in reader:
+        place = f"{table}, line {reader.line_num}"
+        files.append((row["path"], _label(row["label"], place)))
+        if not (root / row["path"]).is_file():
+            raise UsageError(f"{place}: there is no file {row['path']!r}.")
     return files
 
 
@@ -80,7 +84,7 @@ def _label(text: str | None, place: str) -> int:
     word = (text or "").strip()
     if word in class_index():
         return class_index()[word]
-    if word.isdigit() and int(word) < len(class_index()):
+    if word.isascii() and word.isdecimal() and int(word) < len(class_index()):
         return int(word)
     raise UsageError(f"{place}: {word!r} is neither a class index 0..999 nor a WordNet id.")
 

@@ -57,7 +57,7 @@ class SynthesisJob:
 
 @dataclass(frozen=True)
 class CellJob:
-    """A cell with all that is needed to run it; `cached`: whether its synthesis was there before this run."""
+    """A cell with all that is needed to run it; `cached`: whether its synthesis was there when it was planned."""
 
     key: str
     cell: Cell
@@ -89,7 +89,8 @@ def needs(job: Job) -> set[str]:
 @dataclass(frozen=True)
 class RunSettings:
     """What all jobs of a run share. device: "cpu" or "cuda"; threads: CPU threads per job; gate: whether an
-    FP32 accuracy far below the expected one stops the run; executor, command and commit go into provenance."""
+    FP32 accuracy far below the expected one stops the run; executor, command and commit go into provenance;
+    run: names this run, so that a cell can tell whether its synthesis was made before it."""
 
     results: Path
     device: str
@@ -98,6 +99,7 @@ class RunSettings:
     executor: str
     command: str
     commit: str | None
+    run: str
 
 
 @dataclass

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.files import write_atomically
+from harness.files import check_writable, write_atomically
 from methods.errors import UsageError
 
 _EXAMPLES = """examples:
@@ -57,6 +57,8 @@ def report(folders: list[Path], form: str, out: Path | None) -> None:
         print(f"{failed} failed cells are not in the tables.", file=sys.stderr)
     if len(records.sound) == failed:
         raise UsageError(f"There are no records of finished cells under {', '.join(map(str, folders))}.")
+    if out is not None:
+        check_writable(out)
     texts = {
         "md": lambda: markdown(leaderboards(records.sound)),
         "csv": lambda: csv(records.sound),

@@ -51,7 +51,8 @@ class StepTimer:
         """Close a step, time its floor and open the next."""
         self._wait()
         step = time.perf_counter() - self._start
-        batches, self.views = self.batches, sum(self.batches)
+        batches, self.batches = self.batches, []
+        self.views = sum(batches)
         start = time.perf_counter()
         for count in batches:
             self._bare(count)

@@ -82,6 +82,10 @@ def _cells(request: Request, subject: Subject, method: str, seed: int) -> Iterat
     if needy and task not in request.calibration:
         raise UsageError(f"The method {method!r} needs real calibration images for {name}: give --calib-data DIR.")
     calibration = open_images(request.calibration[task]).identity() if needy else None
+    if calibration and getattr(method_config, "images", 0) > calibration["n"]:
+        raise UsageError(
+            f"{method}.images={method_config.images}: {calibration['name']} has only {calibration['n']} real images."
+        )
     for backend, bits in product(request.backends, request.bits):
         quantizer = BACKENDS.get(backend)
         identity = Identity(

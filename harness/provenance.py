@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.catalog import PACKAGES
+
 if TYPE_CHECKING:
     from harness.jobs import RunSettings
 
@@ -42,7 +44,7 @@ def git_commit() -> str | None:
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "harness", "methods", "spdfq")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "harness", *PACKAGES)
     return f"{commit}+changes" if commit and changed else commit
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,30 @@ def _problem(record: Any, path: Path) -> str | None:
         return f"is of schema {record['schema']!r}, not {SCHEMA}"
     if record["key"] != path.stem:
         return "does not hold the key it is named by"
-    cell = record["cell"]
-    if not isinstance(cell, dict) or _CELL_FIELDS - set(cell):
-        return "lacks fields of a cell"
     if record["status"] not in ("ok", "failed"):
         return f"has the unknown status {record['status']!r}"
-    if record["status"] == "ok":
-        return _metrics_problem(record["metrics"])
-    return None
+    if not all(isinstance(record.get(name, {}), dict) for name in ("stages", "provenance", "versions", "weights")):
+        return "has text where its parts should be"
+    if not _sound_cell(record["cell"]):
+        return "holds no sound cell"
+    return _metrics_problem(record["metrics"]) if record["status"] == "ok" else None
+
+
+def _sound_cell(cell: Any) -> bool:
+    """Whether a cell has all its fields, each of its type."""
+    if not isinstance(cell, dict) or _CELL_FIELDS - set(cell):
+        return False
+    words = all(isinstance(cell[name], str) for name in ("model", "method", "backend", "bits"))
+    data = cell["data"]
+    return (
+        words
+        and re.fullmatch(r"w\d+a\d+", cell["bits"]) is not None
+        and type(cell["seed"]) is int
+        and isinstance(cell["overrides"], dict)
+        and isinstance(data, dict)
+        and isinstance(data.get("name"), str)
+        and isinstance(data.get("sha256"), str)
+    )
 
 
 def _metrics_problem(metrics: Any) -> str | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
+from uuid import uuid4
 
 from harness import catalog
 from harness.data import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked
 from harness.executors import Resources
+from harness.files import check_writable
 from harness.jobs import RunSettings, Subject
 from harness.plan import Request
 from harness.provenance import command_line, git_commit
@@ -56,7 +59,7 @@ def _words(text: str, option: str) -> list[str]:
 
 
 def _seed(word: str) -> int:
-    if not word.isdigit():
+    if not (word.isascii() and word.isdecimal()):
         raise UsageError(f"The seed {word!r} is not a whole number of 0 or more.")
     return int(word)
 
@@ -69,15 +72,6 @@ def _refuse_unused(assignments: list[str], names: list[str]) -> None:
             raise UsageError(
                 f"--set {assignment} has no effect: {name!r} is not among the methods and backends of this run."
             )
-
-
-def check_writable(folder: Path) -> None:
-    """Raise UsageError unless files can be made in a folder, which need not exist yet."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"The results folder {folder} cannot be written to.")
 
 
 def _data(arguments: argparse.Namespace, entries: list[ModelEntry]) -> dict[str, DataSource]:
@@ -134,7 +128,7 @@ def run_settings(arguments: argparse.Namespace, request: Request) -> tuple[RunSe
     gpus = arguments.gpus_per_trial if arguments.gpus_per_trial is not None else float(device == "cuda")
     if not arguments.address and cpus > cores:
         raise UsageError(f"--cpus-per-trial {cpus}: this machine has {cores} CPUs.")
-    if gpus < 0 or (not arguments.address and gpus > cuda):
+    if not (math.isfinite(gpus) and gpus >= 0) or (not arguments.address and gpus > cuda):
         raise UsageError(f"--gpus-per-trial {gpus:g}: this machine has {cuda} GPUs.")
     settings = RunSettings(
         results=arguments.results.absolute(),
@@ -144,6 +138,7 @@ def run_settings(arguments: argparse.Namespace, request: Request) -> tuple[RunSe
         executor=arguments.executor,
         command=command_line(),
         commit=git_commit(),
+        run=uuid4().hex,
     )
     return settings, Resources(cpus, gpus, arguments.address)
 

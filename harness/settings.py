@@ -6,6 +6,7 @@ Unknown names and keys, and values of another type, are errors that name the nea
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -79,6 +80,8 @@ def _checked(name: str, key: str, value: Any) -> Any:
     wanted = hints[key]
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{name}.{key} must be a finite number, not {value!r}.")
     if type(value) is not wanted:
         raise UsageError(f"{name}.{key} must be {_TYPE_NAMES[wanted]}, not {value!r}.")
     return value

@@ -64,7 +64,7 @@ def _line(record: Record) -> dict[str, Any]:
             f"{stage}_seconds": stages.get(stage, {}).get("seconds")
             for stage in ("synthesize", "quantize", "evaluate")
         },
-        "weights_sha256": record.get("weights", {}).get("sha256"),
+        "weights_sha256": record.get("weights", {}).get("sha256", ""),
         "meaningless": record.get("meaningless", False),
         "images_sha256": record.get("images_sha256"),
         "commit": record["provenance"].get("commit"),

@@ -119,7 +119,7 @@ def _run_synthesis(job: SynthesisJob, settings: RunSettings, report: StageReport
     tensors = {"images": images.images, **images.extras}
     if images.targets is not None:
         tensors["targets"] = images.targets
-    cache.store(job.key, tensors, {"losses": images.losses, "stage": meter.stage(cached=False)})
+    cache.store(job.key, tensors, {"losses": images.losses, "stage": meter.stage(cached=False), "run": settings.run})
     write_atomically(cache.path(job.key).with_suffix(".png"), contact_sheet(job.subject.entry, tensors))
 
 
@@ -179,7 +179,7 @@ def _run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
     record |= {
         "metrics": found,
         "stages": {
-            "synthesize": {**synthesis.about["stage"], "cached": job.cached},
+            "synthesize": {**synthesis.about["stage"], "cached": synthesis.about.get("run") != settings.run},
             "quantize": quantizing.stage(cached=False),
             "evaluate": evaluating.stage(cached=False),
         },

@@ -90,6 +90,7 @@ def load_model(entry: ModelEntry, weights: Weights) -> nn.Module:
 
 
 def _load_strictly(model: nn.Module, entry: ModelEntry, path: Path) -> None:
+    import torch
     from timm.models import load_state_dict as read
     from timm.models.swin_transformer import SwinTransformer, checkpoint_filter_fn
 
@@ -97,6 +98,8 @@ def _load_strictly(model: nn.Module, entry: ModelEntry, path: Path) -> None:
         tensors = read(str(path), device="cpu", weights_only=True)
         if isinstance(model, SwinTransformer):  # Microsoft's own files name and number some tensors otherwise
             tensors = checkpoint_filter_fn(tensors, model)
+        if not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+            raise TypeError("it holds more than tensors")
     except Exception as error:  # safetensors, pickle and zip readers raise many kinds for a damaged file
         reason = (str(error) or "no reason given").splitlines()[0][:120]
         raise UsageError(

@@ -94,13 +94,15 @@ def _timm_entry(name: str) -> ModelEntry:
     import timm
     from timm.models import get_pretrained_cfg
 
-    known = timm.is_model(name)
-    cfg = get_pretrained_cfg(name) if known else None
-    if cfg is None or "[" in name or "*" in name:
+    arch = name.partition(".")[0]
+    tags = timm.list_pretrained(f"{arch}.*") if timm.is_model(arch) else []
+    if name != arch and name not in tags:
+        raise unknown_name("model", name, [*ENTRIES, *tags])
+    cfg = get_pretrained_cfg(name) if timm.is_model(arch) else None
+    if cfg is None:
         raise unknown_name("model", name, ENTRIES)
     if cfg.num_classes != 1000:
         raise UsageError(f"{name} has {cfg.num_classes} classes; only ImageNet-1k classifiers can be measured.")
-    arch = name.partition(".")[0]
     return ModelEntry(
         name=f"{arch}.{cfg.tag}" if cfg.tag else arch,
         tag=f"{arch}.{cfg.tag}" if cfg.tag else arch,

@@ -106,8 +106,10 @@ class Method(ABC):
     paper: ClassVar[str]
     config_class: ClassVar[type]
     ablation: ClassVar[tuple[AblationRow, ...]] = ()
+    ablation_setting: ClassVar[str] = ""
     space: ClassVar[dict[str, dict[str, Any]]] = {}
-    """Declarative search space: setting -> {"min", "max", "scaling"} or {"choices"}; `ablation`: the paper's rows."""
+    """Declarative search space: setting -> {"min", "max", "scaling"} or {"choices"}; `ablation`: the paper's rows,
+    measured by it in `ablation_setting` (bits and model)."""
 
     def default_config(self, model: str) -> Any:
         """Return the default config for a model's name; per-model tables override this."""

@@ -107,6 +107,7 @@ class SPDFQ(Method):
     paper = "SPDFQ / SARDFQ (arXiv 2412.16553; ICCV 2025)"
     config_class = SPDFQConfig
     ablation = ROWS
+    ablation_setting = "W4A4 DeiT-S"
     space: ClassVar = {
         "alpha1": {"min": 1.0, "max": 1e5, "scaling": "log"},
         "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},
