@@ -11,7 +11,7 @@ from harness.cache import Cache
 from harness.cells import Cell, Identity, cell_key, reference_key, synthesis_key
 from harness.data import DataSource, open_images
 from harness.jobs import CellJob, Job, ReferenceJob, Subject, SynthesisJob
-from harness.records import is_recorded
+from harness.records import damage, is_recorded
 from harness.settings import Overrides, changed_settings, effective_config
 from methods.errors import UsageError
 from methods.quant.bits import Bits
@@ -38,11 +38,13 @@ class Request:
 @dataclass(frozen=True)
 class Plan:
     """cells: every cell asked for; recorded: the keys of those that need not be run; jobs: the work, in the
-    order it should be started: references, then the largest syntheses and cells first."""
+    order it should be started: references, then the largest syntheses and cells first; damaged: a sentence
+    for every record of a cell asked for that does not count, whose cell is therefore measured again."""
 
     cells: list[CellJob]
     recorded: set[str]
     jobs: list[Job]
+    damaged: list[str]
 
 
 def make_plan(requests: list[Request], results: Path) -> Plan:
@@ -62,7 +64,8 @@ def make_plan(requests: list[Request], results: Path) -> Plan:
     first = [job for key, job in references.items() if key in needed[1]]
     second = sorted((job for key, job in syntheses.items() if key in needed[0]), key=lambda job: -job.passes)
     third = sorted(left, key=lambda job: -job.passes)
-    return Plan(list(cells.values()), recorded, [*first, *second, *third])
+    damaged = [problem for job in left if (problem := damage(results, job.key))]
+    return Plan(list(cells.values()), recorded, [*first, *second, *third], damaged)
 
 
 def _all_cells(requests: list[Request]) -> Iterator[tuple[Request, Subject, Cell, Identity]]:

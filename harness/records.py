@@ -40,6 +40,12 @@ def is_recorded(results: Path, key: str) -> bool:
     return problem is None and record["status"] == "ok"
 
 
+def damage(results: Path, key: str) -> str | None:
+    """Return a sentence for a cell whose record is there but does not count, else None."""
+    path = record_path(results, key)
+    return read_record(path)[1] if path.is_file() else None
+
+
 def read_record(path: Path) -> tuple[Record, str | None]:
     """Return a record and None, or an empty one and a sentence that says why the file does not count."""
     try:

@@ -22,6 +22,8 @@ def run_plan(plan: Plan, settings: RunSettings, resources: Resources, console: C
 
     Only the executor asked for is imported, so that `local` works where Ray is not installed.
     """
+    for problem in plan.damaged:
+        console.print(f"Not counted, measured again: {problem}.", markup=False, highlight=False, soft_wrap=True)
     if not plan.jobs:
         return {}
     executor = import_module(f"harness.executors.{_EXECUTORS[settings.executor]}")

@@ -214,7 +214,9 @@ def test_damaged_records_are_measured_again(copied: Path) -> None:
     key = min(before)
     path = copied / "records" / f"{key}.json"
     path.write_text(path.read_text()[:100])
-    assert run_bench(copied, *RUN).code == 0
+    outcome = run_bench(copied, *RUN)
+    assert outcome.code == 0
+    assert f"Not counted, measured again: {key}.json is not readable JSON." in outcome.out
     assert measured(records_of(copied)[key]) == measured(before[key])
 
 
