@@ -11,7 +11,8 @@ from methods.errors import UsageError
 
 def run_command(action: Callable[[], int]) -> int:
     """Run a command's work; returns its exit code, 2 for a mistake of the user, 130 for Ctrl-C."""
-    logging.getLogger("timm").setLevel(logging.ERROR)
+    for library in ("timm", "huggingface_hub"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         return action()
     except UsageError as error:
