@@ -4,7 +4,7 @@ The paper tunes alpha1 for every model between 1 and 1e5 and does not publish th
 power of ten that brings alpha1 L_APA nearest to L_SL at the first step (inferred): measured on noise,
 L_SL / L_APA is 5.9e3 for DeiT-T, 1.7e2 for vit_digits and 11 for swin_digits; larger ViTs and the ImageNet
 Swins are set by their likeness to these. The learning rates are PSAQ-ViT's, 0.20 for ViT and DeiT, 0.25 for
-Swin, which SPDFQ is thought to keep. The embedded models take 200 steps, so that the demo stays short.
+Swin, which SPDFQ is thought to keep. The embedded models take 100 steps, so that the demo stays short.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class ModelDefaults(NamedTuple):
 _VIT = ModelDefaults(1e4, 0.20)
 _SWIN = ModelDefaults(10.0, 0.25)
 _BY_NAME = {
-    "vit_digits": ModelDefaults(100.0, 0.20, iterations=200),
-    "swin_digits": ModelDefaults(10.0, 0.25, iterations=200),
+    "vit_digits": ModelDefaults(100.0, 0.20, iterations=100),
+    "swin_digits": ModelDefaults(10.0, 0.25, iterations=100),
 }
 
 

@@ -62,6 +62,10 @@ class Blockwise(Backend):
         "learning_rate": {"min": 1e-6, "max": 1e-3, "scaling": "log"},
     }
 
+    def default_config(self, model: str) -> BlockwiseConfig:
+        """Return the paper's defaults; the embedded models take half the steps, so that the demo stays short."""
+        return BlockwiseConfig(iterations=50 if model.endswith("_digits") else 100)
+
     def image_passes(self, config: Any, images: int) -> float:
         """Count every learning step as one forward+backward pass of every image."""
         return float(images * (config.iterations + 1))
