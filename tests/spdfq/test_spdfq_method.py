@@ -363,8 +363,8 @@ def test_defaults_are_the_papers_where_it_states_them() -> None:
         ("vit_b", 1e4, 0.2, 1000),
         ("swin_t", 10.0, 0.25, 1000),
         ("swin_base_patch4_window7_224.ms_in1k", 10.0, 0.25, 1000),
-        ("vit_digits", 100.0, 0.2, 200),
-        ("swin_digits", 10.0, 0.25, 200),
+        ("vit_digits", 100.0, 0.2, 100),
+        ("swin_digits", 10.0, 0.25, 100),
     ],
 )
 def test_defaults_per_model(model: str, alpha1: float, rate: float, iterations: int) -> None:
