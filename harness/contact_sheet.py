@@ -33,7 +33,7 @@ def contact_sheet(entry: ModelEntry, tensors: dict[str, Tensor]) -> bytes:
     from PIL import Image, ImageDraw
 
     panels = [name for name in _PANELS if name in tensors]
-    width = (_TILE + _GAP) * (1 + len(panels)) + _GAP
+    width = (_TILE + _GAP) * (1 + len(panels))
     height = _TILE + _CAPTION + _GAP
     count = len(tensors["images"])
     columns = min(count, _COLUMNS)

@@ -87,7 +87,7 @@ def _cells(request: Request, subject: Subject, method: str, seed: int) -> Iterat
     calibration = open_images(request.calibration[task]).identity() if needy else None
     if calibration and getattr(method_config, "images", 0) > calibration["n"]:
         raise UsageError(
-            f"{method}.images={method_config.images}: {calibration['name']} has only {calibration['n']} real images."
+            f"{method}.images={method_config.images}: {calibration['name']} has only {calibration['n']} images."
         )
     for backend, bits in product(request.backends, request.bits):
         quantizer = BACKENDS.get(backend)

@@ -24,7 +24,7 @@ def test_set_goes_before_toml_before_defaults(tmp_path: Path) -> None:
     }
     backend = effective_config(BACKENDS.get("blockwise"), "vit_digits", overrides)
     assert (backend.iterations, backend.learning_rate) == (9, 1e-3)
-    untouched = effective_config(BACKENDS.get("blockwise"), "vit_digits", {})
+    untouched = effective_config(BACKENDS.get("blockwise"), "deit_t", {})
     assert (untouched.iterations, untouched.learning_rate) == (100, 4e-5)
     method = effective_config(METHODS.get("spdfq"), "deit_t", overrides)
     assert (method.apa, method.msr, method.images, method.iterations) == (False, True, 4, 1000)
