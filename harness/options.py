@@ -14,6 +14,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--config", type=Path, help="TOML file with such settings, a table per method or backend")
     group.add_argument(
+        "--precision", choices=("fp32", "bf16"), help="of the forward passes of synthesis (default: fp32)"
+    )
+    group.add_argument(
         "--data", help="'digits', or a folder of ImageNet validation images (default: DFQ_DATA; none: agreement only)"
     )
     group.add_argument("--calib-data", help="folder of real images for methods that use them")

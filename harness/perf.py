@@ -1,9 +1,10 @@
 """How fast synthesis runs against the floor: `python -m harness.perf --models deit_t,swin_t`.
 
 The floor of a step is the bare forward and backward pass to the pixels of the same batches of images through
-the same model, with no loss but a sum. After every step of a method the same batches are run bare, so both
-are timed side by side on the same machine in the same state; the ratio printed is the median over steps.
-Random weights by default: they take the same time.
+the same model in the same precision, with no loss but a sum. After every step of a method the same batches are
+run bare, so both are timed side by side on the same machine in the same state; the ratio printed is the median
+over steps. The last column extrapolates: minutes of a synthesis with all the method's settings, at the seconds
+per view seen. Random weights by default: they take the same time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.command import run_command
+from harness.options import positive
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _EXAMPLES = """examples:
   python -m harness.perf
   python -m harness.perf --models deit_t,swin_t --images 16 --steps 5
+  python -m harness.perf --models deit_t --precision fp32,bf16
+  python -m harness.perf --models deit_t --set spdfq.region_schedule=one
   python -m harness.perf --models vit_b --images 32 --steps 2 --micro-batch 16
 """
 _WARM_UP = 1
@@ -36,8 +40,10 @@ _WARM_UP = 1
 class StepTimer:
     """Times a method's steps and, after each, the bare passes of the same batches."""
 
-    def __init__(self, model: nn.Module, shape: tuple[int, int, int], device: torch.device) -> None:
-        self.model, self.shape, self.device = model, shape, device
+    def __init__(
+        self, model: nn.Module, shape: tuple[int, int, int], device: torch.device, precision: str = "fp32"
+    ) -> None:
+        self.model, self.shape, self.device, self.precision = model, shape, device, precision
         self.batches: list[int] = []
         self.steps: list[tuple[float, float]] = []
         self.views = 0
@@ -66,7 +72,9 @@ class StepTimer:
         import torch
 
         images = torch.randn((count, *self.shape), device=self.device, requires_grad=True)
-        self.model(images).sum().backward()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            result = self.model(images).sum()
+        result.backward()
 
     def _wait(self) -> None:
         import torch
@@ -88,7 +96,7 @@ class StepTimer:
         self._hook.remove()
 
 
-def measure(entry: ModelEntry, method: str, arguments: argparse.Namespace) -> list[str]:
+def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.Namespace) -> list[str]:
     """Run a few steps of a method on a model and return a line of the table."""
     import torch
 
@@ -99,21 +107,35 @@ def measure(entry: ModelEntry, method: str, arguments: argparse.Namespace) -> li
     from methods.contracts import SynthesisContext
     from methods.registry import METHODS
 
-    device = torch.device(arguments.device)
+    maker, full = METHODS.get(method), _config(entry, method, precision, arguments)
+    device, space = torch.device(arguments.device), image_space(entry)
     model = load_model(entry, find_weights(entry, arguments.weights)).to(device)
-    space, maker = image_space(entry), METHODS.get(method)
-    changes: dict[str, Any] = {"images": arguments.images, "iterations": arguments.steps + _WARM_UP}
-    config = dataclasses.replace(maker.default_config(entry.name), **changes)
-    timer = StepTimer(model, space.shape, device)
+    timer = StepTimer(model, space.shape, device, precision)
     context = SynthesisContext(
         space, entry.classes, generator(0, "perf"), device, timer.report, micro_batch=arguments.micro_batch
     )
+    config = dataclasses.replace(full, images=arguments.images, iterations=arguments.steps + _WARM_UP)
     with metered(device) as meter:
         maker.synthesize(model, config, context)
     timer.close()
     step, floor, ratio = timer.medians()
     size = f"{arguments.images} images, {timer.views} views"
-    return [entry.name, method, size, f"{step:.3f}", f"{floor:.3f}", f"{ratio:.2f}", f"{meter.peak_mb:.0f}"]
+    minutes = step / timer.views * maker.image_passes(full) / 60
+    figures = [f"{step:.3f}", f"{floor:.3f}", f"{ratio:.2f}", f"{meter.peak_mb:.0f}", f"{minutes:.1f}"]
+    return [entry.name, method, precision, size, *figures]
+
+
+def _config(entry: ModelEntry, method: str, precision: str, arguments: argparse.Namespace) -> Any:
+    """Return the method's config for the model; raises UsageError for one that does not optimise pixels."""
+    from harness.settings import effective_config, read_overrides, with_precision
+    from methods.errors import UsageError
+    from methods.registry import METHODS
+
+    overrides = with_precision(read_overrides(None, arguments.set), [method], precision)
+    config = effective_config(METHODS.get(method), entry.name, overrides)
+    if not hasattr(config, "iterations"):
+        raise UsageError(f"The method {method!r} takes no steps, there is nothing to time.")
+    return config
 
 
 def parser() -> argparse.ArgumentParser:
@@ -126,12 +148,14 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--models", default="deit_t,swin_t", help="short names, globs, full timm names")
     result.add_argument("--methods", default="spdfq", help="synthesis methods that optimise pixels")
-    result.add_argument("--images", type=int, default=16)
-    result.add_argument("--steps", type=int, default=5, help="steps timed, after one to warm up")
-    result.add_argument("--micro-batch", type=int, default=32, help="most views at once")
+    result.add_argument("--images", type=positive, default=16)
+    result.add_argument("--steps", type=positive, default=5, help="steps timed, after one to warm up")
+    result.add_argument("--set", action="append", default=[], metavar="NAME.KEY=VALUE", help="a setting of a method")
+    result.add_argument("--precision", default="fp32", help="of the forward passes: fp32, bf16, or both as a list")
+    result.add_argument("--micro-batch", type=positive, default=32, help="most views at once")
     result.add_argument("--weights", default="random", help="folder of weights, or 'random'")
     result.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    result.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    result.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     result.add_argument("--out", type=Path, help="file to write the table to, as Markdown")
     return result
 
@@ -155,9 +179,10 @@ def _perf(arguments: argparse.Namespace) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     lines = [
-        measure(entry, method, arguments)
+        measure(entry, method, precision, arguments)
         for entry in select_models(arguments.models.split(","))
         for method in arguments.methods.split(",")
+        for precision in arguments.precision.split(",")
     ]
     where = f"{processor()}, {torch.get_num_threads()} threads, torch {library_versions()['torch']}"
     if arguments.device == "cuda":
@@ -168,7 +193,9 @@ def _perf(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_COLUMNS = ("model", "method", "size", "step, s", "floor, s", "step / floor", "peak MiB")
+_COLUMNS = (
+    "model", "method", "precision", "size", "step, s", "floor, s", "step / floor", "peak MiB", "full size, min"
+)  # fmt: skip
 
 
 def _table(lines: list[list[str]], where: str) -> Table:

@@ -15,7 +15,7 @@ from harness.files import check_writable
 from harness.jobs import RunSettings, Subject
 from harness.plan import Request
 from harness.provenance import command_line, git_commit
-from harness.settings import effective_config, read_overrides
+from harness.settings import effective_config, read_overrides, with_precision
 from harness.weights import find_weights, load_model
 from harness.zoo import ModelEntry, select_models
 from methods.errors import UsageError
@@ -38,7 +38,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
         BACKENDS.get(name)
     bits = [Bits.parse(word) for word in _words(arguments.bits, "--bits")]
     seeds = [_seed(word) for word in _words(arguments.seeds, "--seeds")]
-    overrides = read_overrides(arguments.config, arguments.set)
+    overrides = with_precision(read_overrides(arguments.config, arguments.set), methods, arguments.precision)
     _refuse_unused(arguments.set, methods + backends)
     for entry in entries:
         for owner in [METHODS.get(name) for name in methods] + [BACKENDS.get(name) for name in backends]:

@@ -87,6 +87,21 @@ def _checked(name: str, key: str, value: Any) -> Any:
     return value
 
 
+def with_precision(overrides: Overrides, methods: Iterable[str], precision: str | None) -> Overrides:
+    """Return the overrides with `precision` set for every method that has this setting; None leaves them as they are.
+
+    Raises UsageError when no method has it: the option would do nothing.
+    """
+    if precision is None:
+        return overrides
+    able = [name for name in methods if "precision" in get_type_hints(METHODS.get(name).config_class)]
+    if not able:
+        raise UsageError(
+            f"--precision {precision} has no effect: no method of this run passes images through a model."
+        )
+    return overrides | {name: {**overrides.get(name, {}), "precision": precision} for name in able}
+
+
 def effective_config(owner: Method | Backend, model: str, overrides: Overrides) -> Any:
     """Return the frozen config of a method or backend for a model, overrides applied and validated."""
     return dataclasses.replace(owner.default_config(model), **overrides.get(owner.name, {}))

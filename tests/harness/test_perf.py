@@ -48,5 +48,52 @@ def test_the_command_prints_and_writes_one_line_per_model(tmp_path: Path) -> Non
     lines = out.read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:4]] == ["vit_digits", "swin_digits"]
     for line in lines[2:4]:
-        step, floor, ratio = (float(word) for word in line.split("|")[4:7])
+        step, floor, ratio = (float(word) for word in line.split("|")[5:8])
         assert abs(ratio - step / floor) < 0.02 * ratio + 0.02
+
+
+def test_full_size_is_the_passes_of_all_settings_at_the_seconds_per_view(tmp_path: Path) -> None:
+    out = tmp_path / "perf.md"
+    words = ["--models", "vit_digits", "--images", "2", "--steps", "1", "--out", str(out)]
+    words += [
+        "--set",
+        "spdfq.images=2",
+        "--set",
+        "spdfq.msr=false",
+        "--set",
+        "spdfq.iterations=60000",
+        "--precision",
+        "fp32,bf16",
+    ]
+    outcome = run_here(perf.main, words)
+    assert outcome.code == 0, outcome.err
+    lines = [line.split("|") for line in out.read_text().splitlines()[2:4]]
+    assert [line[3].strip() for line in lines] == ["fp32", "bf16"]
+    for line in lines:
+        assert line[4].strip() == "2 images, 2 views"
+        assert abs(float(line[9]) - float(line[5]) * 1000) <= 0.6  # printed to the millisecond
+
+
+def test_the_floor_is_run_in_the_precision_of_the_step() -> None:
+    kinds: list[torch.dtype] = []
+
+    class Product(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            kinds.append((x.flatten(1) @ torch.ones(48, 1)).dtype)
+            return x.sum(dim=(1, 2, 3))
+
+    for precision in ("fp32", "bf16"):
+        timer = perf.StepTimer(Product(), (3, 4, 4), torch.device("cpu"), precision)
+        timer.batches = [2]
+        timer.report(1, 1)
+    assert kinds == [torch.float32, torch.bfloat16]
+
+
+def test_methods_without_steps_and_unknown_precisions_are_refused() -> None:
+    for words, sentence in (
+        (["--methods", "noise"], "takes no steps|no effect"),
+        (["--precision", "fp16"], "fp16"),
+    ):
+        outcome = run_here(perf.main, ["--models", "vit_digits", *words])
+        assert outcome.code == 2
+        assert any(part in outcome.err for part in sentence.split("|")), outcome.err

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness import catalog
-from harness.settings import changed_settings, effective_config, read_overrides
+from harness.settings import changed_settings, effective_config, read_overrides, with_precision
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 
@@ -119,3 +119,13 @@ def test_only_settings_that_differ_from_the_models_defaults_are_changes() -> Non
     given = {"spdfq": {"iterations": 1000, "images": 32, "apa": False}, "noise": {"images": 3}}
     assert changed_settings(spdfq, "deit_t", given) == {"spdfq.apa": False}
     assert changed_settings(spdfq, "vit_digits", given) == {"spdfq.apa": False, "spdfq.iterations": 1000}
+
+
+def test_precision_is_set_for_every_method_that_has_one() -> None:
+    given = {"spdfq": {"images": 4}, "blockwise": {"iterations": 7}}
+    found = with_precision(given, ["noise", "spdfq"], "bf16")
+    assert found == {"spdfq": {"images": 4, "precision": "bf16"}, "blockwise": {"iterations": 7}}
+    assert given == {"spdfq": {"images": 4}, "blockwise": {"iterations": 7}}
+    assert with_precision(given, ["noise"], None) == given
+    with pytest.raises(UsageError, match="--precision bf16 has no effect"):
+        with_precision(given, ["noise", "real"], "bf16")
