@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import statistics
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +19,6 @@ from harness.command import run_command
 from harness.options import positive
 
 if TYPE_CHECKING:
-    import torch
-    from rich.table import Table
-    from torch import nn
-
     from harness.zoo import ModelEntry
 
 _EXAMPLES = """examples:
@@ -34,75 +28,21 @@ _EXAMPLES = """examples:
   python -m harness.perf --models deit_t --set spdfq.region_schedule=one
   python -m harness.perf --models vit_b --images 32 --steps 2 --micro-batch 16
 """
-_WARM_UP = 1
 
 
-class StepTimer:
-    """Times a method's steps and, after each, the bare passes of the same batches."""
-
-    def __init__(
-        self, model: nn.Module, shape: tuple[int, int, int], device: torch.device, precision: str = "fp32"
-    ) -> None:
-        self.model, self.shape, self.device, self.precision = model, shape, device, precision
-        self.batches: list[int] = []
-        self.steps: list[tuple[float, float]] = []
-        self.views = 0
-        self._hook = model.register_forward_pre_hook(self._count)
-        self._start = time.perf_counter()
-
-    def _count(self, _module: nn.Module, arguments: tuple[torch.Tensor]) -> None:
-        self.batches.append(len(arguments[0]))
-
-    def report(self, done: int, total: int) -> None:
-        """Close a step, time its floor and open the next."""
-        self._wait()
-        step = time.perf_counter() - self._start
-        batches, self.batches = self.batches, []
-        self.views = sum(batches)
-        start = time.perf_counter()
-        for count in batches:
-            self._bare(count)
-        self._wait()
-        self.steps.append((step, time.perf_counter() - start))
-        self.batches = []
-        self._start = time.perf_counter()
-
-    def _bare(self, count: int) -> None:
-        """Run one bare forward and backward pass to the pixels."""
-        import torch
-
-        images = torch.randn((count, *self.shape), device=self.device, requires_grad=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            result = self.model(images).sum()
-        result.backward()
-
-    def _wait(self) -> None:
-        import torch
-
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def medians(self) -> tuple[float, float, float]:
-        """Return the medians of step seconds, floor seconds and their ratio, warm-up steps left out."""
-        steps = self.steps[_WARM_UP:]
-        return (
-            statistics.median(step for step, _ in steps),
-            statistics.median(floor for _, floor in steps),
-            statistics.median(step / floor for step, floor in steps),
-        )
-
-    def close(self) -> None:
-        """Take the hook off the model."""
-        self._hook.remove()
+_COLUMNS = (
+    "model", "method", "precision", "size", "step, s", "floor, s", "step / floor", "peak MiB", "full size, min"
+)  # fmt: skip
 
 
-def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.Namespace) -> list[str]:
+def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.Namespace) -> tuple[str, ...]:
     """Run a few steps of a method on a model and return a line of the table."""
     import torch
 
     from harness.meter import metered
     from harness.models import image_space
     from harness.seeds import generator
+    from harness.step_timer import WARM_UP, StepTimer
     from harness.weights import find_weights, load_model
     from methods.contracts import SynthesisContext
     from methods.registry import METHODS
@@ -114,7 +54,7 @@ def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.
     context = SynthesisContext(
         space, entry.classes, generator(0, "perf"), device, timer.report, micro_batch=arguments.micro_batch
     )
-    config = dataclasses.replace(full, images=arguments.images, iterations=arguments.steps + _WARM_UP)
+    config = dataclasses.replace(full, images=arguments.images, iterations=arguments.steps + WARM_UP)
     with metered(device) as meter:
         maker.synthesize(model, config, context)
     timer.close()
@@ -122,7 +62,7 @@ def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.
     size = f"{arguments.images} images, {timer.views} views"
     minutes = step / timer.views * maker.image_passes(full) / 60
     figures = [f"{step:.3f}", f"{floor:.3f}", f"{ratio:.2f}", f"{meter.peak_mb:.0f}", f"{minutes:.1f}"]
-    return [entry.name, method, precision, size, *figures]
+    return (entry.name, method, precision, size, *figures)
 
 
 def _config(entry: ModelEntry, method: str, precision: str, arguments: argparse.Namespace) -> Any:
@@ -171,7 +111,7 @@ def _perf(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from harness import catalog
-    from harness.files import write_atomically
+    from harness.plain_table import PlainTable
     from harness.provenance import library_versions, processor
     from harness.zoo import select_models
 
@@ -187,31 +127,11 @@ def _perf(arguments: argparse.Namespace) -> int:
     where = f"{processor()}, {torch.get_num_threads()} threads, torch {library_versions()['torch']}"
     if arguments.device == "cuda":
         where = f"{torch.cuda.get_device_name()}, torch {library_versions()['torch']}"
-    Console().print(_table(lines, where))
+    table = PlainTable("Synthesis step against the bare forward + backward pass", _COLUMNS, lines, (where,))
+    table.print(Console())
     if arguments.out:
-        write_atomically(arguments.out, _markdown(lines, where).encode())
+        table.write(arguments.out)
     return 0
-
-
-_COLUMNS = (
-    "model", "method", "precision", "size", "step, s", "floor, s", "step / floor", "peak MiB", "full size, min"
-)  # fmt: skip
-
-
-def _table(lines: list[list[str]], where: str) -> Table:
-    from rich.table import Table
-
-    table = Table(title="Synthesis step against the bare forward + backward pass", caption=where)
-    for column in _COLUMNS:
-        table.add_column(column)
-    for line in lines:
-        table.add_row(*line)
-    return table
-
-
-def _markdown(lines: list[list[str]], where: str) -> str:
-    rows = [list(_COLUMNS), ["---"] * len(_COLUMNS), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + f"\n\n{where}\n"
 
 
 if __name__ == "__main__":
