@@ -50,6 +50,16 @@ def cell_key(cell: Cell, identity: Identity) -> str:
     return hash_key({"cell": asdict(cell), "identity": asdict(identity)})
 
 
+def recorded_key(record: dict[str, Any]) -> str | None:
+    """Return the key that follows from what a record holds, None when it lacks a part of it."""
+    versions, weights = record["versions"], record.get("weights", {})
+    try:
+        identity = Identity(versions["method"], versions["backend"], weights["sha256"])
+        return hash_key({"cell": record["cell"], "identity": asdict(identity)})
+    except (KeyError, ValueError):
+        return None
+
+
 def synthesis_key(cell: Cell, identity: Identity) -> str:
     """Return the key of the images a cell is quantized with."""
     return hash_key(

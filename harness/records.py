@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
-import math
-import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.files import write_atomically
+from harness.soundness import SCHEMA as SCHEMA
+from harness.soundness import record_problem, seal_problem, sealed
 
-SCHEMA = 1
 Record = dict[str, Any]
-_FIELDS = {"schema", "key", "status", "cell", "metrics", "stages", "versions", "provenance", "error"}
-_CELL_FIELDS = {"model", "method", "backend", "bits", "seed", "data", "overrides"}
 
 
 def record_path(results: Path, key: str) -> Path:
@@ -28,7 +28,7 @@ def write_record(results: Path, record: Record) -> None:
     path = record_path(results, record["key"])
     if record["status"] != "ok" and is_recorded(results, record["key"]):
         return
-    write_atomically(path, (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(path, sealed(record))
 
 
 def is_recorded(results: Path, key: str) -> bool:
@@ -49,58 +49,12 @@ def damage(results: Path, key: str) -> str | None:
 def read_record(path: Path) -> tuple[Record, str | None]:
     """Return a record and None, or an empty one and a sentence that says why the file does not count."""
     try:
-        record = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        record = json.loads(content)
     except (OSError, ValueError, RecursionError):
         return {}, f"{path.name} is not readable JSON"
-    problem = _problem(record, path)
+    problem = seal_problem(content, record) or record_problem(record, path.stem)
     return ({}, f"{path.name} {problem}") if problem else (record, None)
-
-
-def _problem(record: Any, path: Path) -> str | None:
-    """Say what is wrong with a record, or None."""
-    if not isinstance(record, dict) or _FIELDS - set(record):
-        return "lacks fields of a record"
-    if record["schema"] != SCHEMA:
-        return f"is of schema {record['schema']!r}, not {SCHEMA}"
-    if record["key"] != path.stem:
-        return "does not hold the key it is named by"
-    if record["status"] not in ("ok", "failed"):
-        return f"has the unknown status {record['status']!r}"
-    if not all(isinstance(record.get(name, {}), dict) for name in ("stages", "provenance", "versions", "weights")):
-        return "has text where its parts should be"
-    if not _sound_cell(record["cell"]):
-        return "holds no sound cell"
-    return _metrics_problem(record["metrics"]) if record["status"] == "ok" else None
-
-
-def _sound_cell(cell: Any) -> bool:
-    """Whether a cell has all its fields, each of its type."""
-    if not isinstance(cell, dict) or _CELL_FIELDS - set(cell):
-        return False
-    words = all(isinstance(cell[name], str) for name in ("model", "method", "backend", "bits"))
-    data = cell["data"]
-    return (
-        words
-        and re.fullmatch(r"w\d+a\d+", cell["bits"]) is not None
-        and type(cell["seed"]) is int
-        and isinstance(cell["overrides"], dict)
-        and isinstance(data, dict)
-        and isinstance(data.get("name"), str)
-        and isinstance(data.get("sha256"), str)
-    )
-
-
-def _metrics_problem(metrics: Any) -> str | None:
-    """Say what is wrong with the metrics of a success, or None."""
-    if not isinstance(metrics, dict) or not isinstance(metrics.get("n"), int) or metrics["n"] < 1:
-        return "counts no images"
-    for name in ("top1", "agreement", "fp32_top1"):
-        value = metrics.get(name)
-        if value is None and name != "agreement":
-            continue
-        if not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 100:
-            return f"has no sound {name}"
-    return None
 
 
 @dataclass(frozen=True)
@@ -111,18 +65,46 @@ class Records:
     problems: list[str]
 
 
-def load_records(folders: list[Path]) -> Records:
-    """Read all records under results folders, sorted by key; the same key twice counts once."""
+def load_records(folders: list[Path], details: bool = False) -> Records:
+    """Read all records under results folders, sorted by key.
+
+    A key met twice counts once, a success before a failure; two successes that differ are named.
+    details: keep the lists of quantized operations, nine tenths of a record that tables do not show.
+    """
     found: dict[str, Record] = {}
     problems = []
-    for folder in folders:
-        for path in sorted((folder / "records").glob("*.json")):
+    with _without_collector():
+        for path in (path for folder in folders for path in sorted((folder / "records").glob("*.json"))):
             record, problem = read_record(path)
+            if problem is None:
+                problem = _keep(record, found)
             if problem:
                 problems.append(problem)
-            elif record["key"] not in found or record["status"] == "ok":
-                found[record["key"]] = record
+            if not details:
+                record.pop("quantized_ops", None)
     return Records([found[key] for key in sorted(found)], problems)
+
+
+def _keep(record: Record, found: dict[str, Record]) -> str | None:
+    """Add a record to those found; says so when another success of its key has other metrics."""
+    other = found.get(record["key"])
+    if other is None or (other["status"] != "ok" and record["status"] == "ok"):
+        found[record["key"]] = record
+    elif other["status"] == record["status"] == "ok" and other["metrics"] != record["metrics"]:
+        return f"{record['key']}.json is there twice with different figures; the first one met counts"
+    return None
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Switch the garbage collector off: it would walk all records again and again, and none has cycles."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def pack_bits(correct: list[bool]) -> str:

@@ -1,60 +1,85 @@
-"""Print tables: to the console, as Markdown, and records as CSV. All from the same table objects."""
+"""Print grids to the console, as Markdown and as CSV."""
 
 from __future__ import annotations
+
+import csv as csv_module
+import io
+from collections.abc import Sequence
 
 import rich.table
 from rich.console import Console
 from rich.markup import escape
 
-from harness.records import Record
-from harness.tables import Table, Value, frame
+from harness.grid import Grid, Word
+from harness.measurements import COLUMNS, Measurement
+from harness.tables import Table
 
 
-def print_table(table: Table, console: Console) -> None:
+def print_table(table: Table | Grid, console: Console) -> None:
     """Print a table to a terminal, the best of each column in bold."""
+    grid = table.grid() if isinstance(table, Table) else table
     drawn = rich.table.Table(
-        title=escape(table.title),
-        caption="\n".join(map(escape, table.notes)),
+        title=escape(grid.title),
+        caption="\n".join(map(escape, grid.notes)),
         title_justify="left",
         caption_justify="left",
     )
-    drawn.add_column("method + backend", overflow="fold")
-    for column in table.columns:
-        drawn.add_column(escape(column), justify="right")
-    for label, values in table.rows:
-        drawn.add_row(escape(label), *(_rich(value) for value in values))
+    for place, title in enumerate(grid.header):
+        label = place < grid.labels
+        drawn.add_column(escape(title), overflow="fold", justify="left" if label else "right", no_wrap=not label)
+    for row in grid.body:
+        drawn.add_row(*map(_rich, row))
     console.print(drawn)
 
 
-def _rich(value: Value | None) -> str:
-    if value is None:
-        return "-"
-    return f"[bold]{value.text()}[/bold]" if value.best else value.text()
+def _rich(word: Word) -> str:
+    text = escape(word.text)
+    return (f"[bold]{text}[/bold]" if word.strong else text) + word.mark
 
 
-def markdown(tables: list[Table]) -> str:
-    """Return tables as GitHub Markdown, the best of each column in bold."""
+def markdown(grids: Sequence[Grid]) -> str:
+    """Return grids as GitHub Markdown, the best of each column in bold."""
     parts = []
-    for table in tables:
-        header = ["method + backend", *table.columns]
-        lines = [_markdown_row(header), _markdown_row(["---", *["---:"] * len(table.columns)])]
-        lines += [_markdown_row([label, *map(_starred, values)]) for label, values in table.rows]
-        notes = "\n".join(f"- {note}" for note in table.notes)
-        parts.append(f"### {table.title}\n\n" + "\n".join(lines) + f"\n\n{notes}\n")
+    for grid in grids:
+        rule = ["---"] * grid.labels + ["---:"] * (len(grid.header) - grid.labels)
+        lines = [_markdown_row([_plain(title) for title in grid.header]), _markdown_row(rule)]
+        lines += [_markdown_row([_starred(word) for word in row]) for row in grid.body]
+        notes = "\n".join(f"- {_plain(note)}" for note in grid.notes)
+        parts.append(f"### {_plain(grid.title)}\n\n" + "\n".join(lines) + f"\n\n{notes}\n")
     return "\n".join(parts)
 
 
 def _markdown_row(words: list[str]) -> str:
-    return "| " + " | ".join(word.replace("|", "\\|") for word in words) + " |"
+    return "| " + " | ".join(words) + " |"
 
 
-def _starred(value: Value | None) -> str:
-    if value is None:
-        return "-"
-    return f"**{value.text()}**" if value.best else value.text()
+def _starred(word: Word) -> str:
+    text = _plain(word.text)
+    return (f"**{text}**" if word.strong else text) + word.mark
 
 
-def csv(records: list[Record]) -> str:
-    """Return one line per finished cell."""
-    text: str = frame(records).to_csv(index=False, lineterminator="\n")
-    return text
+def _plain(text: str) -> str:
+    """Escape what Markdown or HTML would take for markup, and keep a row on one line."""
+    for sign in "\\|*`[]":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
+
+
+def csv(lines: Sequence[Measurement]) -> str:
+    """Return one line per measurement, with the columns of `harness.measurements.COLUMNS` in their order."""
+    text = io.StringIO()
+    writer = csv_module.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([getattr(line, name) for name in COLUMNS] for line in lines)
+    return text.getvalue()
+
+
+def grid_csv(grids: Sequence[Grid]) -> str:
+    """Return grids of the same header as one CSV, each line opening with its grid's title."""
+    text = io.StringIO()
+    writer = csv_module.writer(text, lineterminator="\n")
+    for place, grid in enumerate(grids):
+        if place == 0:
+            writer.writerow(["table", *grid.header])
+        writer.writerows([grid.title, *(word.text for word in row)] for row in grid.body)
+    return text.getvalue()

@@ -1,165 +1,230 @@
-"""Leaderboards as data: from records to tables of strings, without torch. `harness.render` prints them.
+"""Leaderboards as data: from records to tables, without torch. `harness.render` prints them.
 
-One table per image set: rows are method x backend, columns model x bits, each value the mean over seeds.
+One table per image set. By default rows are method x backend and columns model x bits; a value is the mean over
+seeds of measurements that differ in nothing else, so that nothing is averaged that is not the same thing.
 """
 
 from __future__ import annotations
 
+import re
 import statistics
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
-import pandas as pd
-
+from harness.grid import Grid, Word
+from harness.labels import header, labels
+from harness.measurements import IDENTITY, Measurement, chosen, known_field, measurements
+from harness.metrics import METRICS, Metric, find_metric
+from harness.notes import SEVERAL_LIBRARIES, UNTESTED, notes
 from harness.records import Record
+from harness.statistics import LEVEL, Hits, leaders
+from methods.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a table shows: fields of rows and columns, the metric (None: accuracy where known), conditions."""
+
+    rows: tuple[str, ...] = ("method", "backend", "overrides")
+    columns: tuple[str, ...] = ("model", "bits")
+    metric: str | None = None
+    filters: tuple[str, ...] = ()
+
+    def column_key(self) -> tuple[str, ...]:
+        """Return the fields that tell columns apart: those asked for, and a model's weights with the model."""
+        return (*self.columns, *(("weights_sha256",) if "model" in self.columns else ()))
+
+    def row_key(self) -> tuple[str, ...]:
+        """Return the fields that tell rows apart: those asked for, then everything columns do not tell apart."""
+        columns = self.column_key()
+        return (*self.rows, *(name for name in IDENTITY if name not in (*columns, *self.rows)))
 
 
 @dataclass(frozen=True)
 class Value:
-    """One figure: its mean and sd over seeds (sd None for one seed), and whether it leads its column."""
+    """One figure: mean and sd over seeds (sd None for one seed), whether it is among the best of its column, the
+    adjusted p against the column's leader (None: not tested), a footnote's mark, and its measurements."""
 
     mean: float
     sd: float | None
     best: bool = False
+    p: float | None = None
+    mark: str = ""
+    lines: tuple[Measurement, ...] = ()
+    digits: int = 2
 
     def text(self) -> str:
         """Return the figure as printed."""
-        return f"{self.mean:.2f}" if self.sd is None else f"{self.mean:.2f} ± {self.sd:.2f}"
+        digits = self.digits
+        return f"{self.mean:.{digits}f}" + ("" if self.sd is None else f" ± {self.sd:.{digits}f}")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table; a missing value is None. The first row is FP32 where accuracies are known."""
+    """A titled table; a missing value is None. The first row is FP32 where accuracies are known.
+
+    kept: for each row the mean share of FP32 accuracy kept, None where the row lacks a column.
+    """
 
     title: str
+    metric: Metric
+    header: str
     columns: list[str]
     rows: list[tuple[str, list[Value | None]]]
+    kept: list[float | None]
     notes: list[str]
 
+    def lines(self) -> list[Measurement]:
+        """Return the measurements behind the table, by model, bits, row and seed."""
+        found = [line for _, values in self.rows for value in values if value for line in value.lines]
+        return sorted(found, key=lambda line: _natural((line.model, line.bits, line.method, line.backend, line.seed)))
 
-def frame(records: list[Record]) -> pd.DataFrame:
-    """Return one line per finished cell, with the columns tables and CSV are made from."""
-    lines = [_line(record) for record in records if record["status"] == "ok"]
-    return pd.DataFrame(lines, columns=list(_COLUMNS))
-
-
-_COLUMNS = (
-    "model", "method", "backend", "bits", "seed", "overrides", "data", "n", "data_sha256",
-    "top1", "top5", "stderr", "fp32_top1", "agreement", "kl",
-    "synthesize_seconds", "quantize_seconds", "evaluate_seconds",
-    "weights_sha256", "meaningless", "images_sha256", "commit", "key",
-)  # fmt: skip
-
-
-def _line(record: Record) -> dict[str, Any]:
-    cell, found = record["cell"], record["metrics"]
-    stages = record["stages"]
-    return {
-        **{name: cell[name] for name in ("model", "method", "backend", "bits", "seed")},
-        "overrides": ", ".join(f"{key}={value}" for key, value in sorted(cell["overrides"].items())),
-        "data": cell["data"]["name"],
-        "data_sha256": cell["data"]["sha256"],
-        **{name: found.get(name) for name in ("n", "top1", "top5", "stderr", "fp32_top1", "agreement", "kl")},
-        **{
-            f"{stage}_seconds": stages.get(stage, {}).get("seconds")
-            for stage in ("synthesize", "quantize", "evaluate")
-        },
-        "weights_sha256": record.get("weights", {}).get("sha256", ""),
-        "meaningless": record.get("meaningless", False),
-        "images_sha256": record.get("images_sha256"),
-        "commit": record["provenance"].get("commit"),
-        "key": record["key"],
-    }
+    def grid(self) -> Grid:
+        """Return the table as words to print."""
+        shown = any(share is not None for share in self.kept)
+        header = [self.header, *self.columns, *(["kept, %"] if shown else [])]
+        body = [
+            [Word(label), *map(_word, values), *([Word(_share(share))] if shown else [])]
+            for (label, values), share in zip(self.rows, self.kept, strict=True)
+        ]
+        return Grid(self.title, header, body, self.notes)
 
 
-def leaderboards(records: list[Record]) -> list[Table]:
-    """Return a table per image set, ordered by its name and size."""
-    lines = frame(records)
-    groups = lines.groupby(["data", "n", "data_sha256"], sort=True)
-    return [_table(group) for _, group in groups]
+def _word(value: Value | None) -> Word:
+    return Word("-") if value is None else Word(value.text(), value.best, value.mark)
 
 
-def _table(lines: pd.DataFrame) -> Table:
-    """Lay out one image set's table: accuracy where labels are known, agreement with FP32 elsewhere."""
-    name, count = str(lines["data"].iloc[0]), int(lines["n"].iloc[0])
-    labelled = bool(lines["top1"].notna().all())
-    metric = "top1" if labelled else "agreement"
-    columns = lines[["model", "bits", "weights_sha256"]].drop_duplicates()
-    keys = sorted(columns.itertuples(index=False, name=None), key=_column_order)
-    rows = lines[["method", "backend", "overrides"]].drop_duplicates().itertuples(index=False, name=None)
-    body = [(_row_label(*row), [_value(lines, row, key, metric) for key in keys]) for row in rows]
-    body = [(label, values) for label, values in _marked(body)]
-    body.sort(key=lambda row: (-_mean(row[1]), row[0]))
-    if labelled:
-        body.insert(0, ("FP32", [_fp32(lines, key) for key in keys]))
-    title = f"{'Top-1' if labelled else 'Top-1 agreement with FP32'}, % - {name}, n = {count}"
-    return Table(title, _column_labels(keys), body, _notes(lines, labelled, count))
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
-def _column_order(key: tuple[str, str, str]) -> tuple[str, int, int, str]:
-    model, bits, weights = key
-    w, a = (int(part) for part in bits[1:].split("a"))
-    return model, w, a, weights
+def leaderboards(records: list[Record], layout: Layout | None = None) -> list[Table]:
+    """Return a table per image set, ordered by its name and size.
+
+    Raises UsageError for unknown fields or metrics and for filters or metrics that leave nothing to show.
+    """
+    layout = layout or Layout()
+    _check(layout)
+    lines = chosen(measurements(records), layout.filters)
+    if layout.metric:
+        lines = [line for line in lines if getattr(line, layout.metric) is not None]
+        if not lines:
+            raise UsageError(f"No measurement has a value of {layout.metric}.")
+    sets: dict[tuple[str, int, str], list[Measurement]] = {}
+    for line in lines:
+        sets.setdefault((line.data, line.n, line.data_sha256), []).append(line)
+    return [_table(sets[key], layout) for key in sorted(sets)]
 
 
-def _column_labels(keys: list[tuple[str, str, str]]) -> list[str]:
-    """Name the columns; the same model with several checkpoints shows which."""
-    plain = [f"{model} {bits}" for model, bits, _ in keys]
-    return [
-        label if plain.count(label) == 1 else f"{label} ({weights[:6]})"
-        for label, (_, _, weights) in zip(plain, keys, strict=True)
-    ]
+def _check(layout: Layout) -> None:
+    for name in (*layout.rows, *layout.columns):
+        if known_field(name) not in IDENTITY:
+            raise UsageError(f"Rows and columns are made of {', '.join(IDENTITY)}; {name} is none of them.")
+    both = set(layout.rows) & set(layout.columns)
+    if both:
+        raise UsageError(f"{both.pop()} cannot make both rows and columns.")
+    if layout.metric:
+        find_metric(layout.metric)
 
 
-def _row_label(method: str, backend: str, overrides: str) -> str:
-    return f"{method} + {backend}" + (f" ({overrides})" if overrides else "")
+def _table(lines: list[Measurement], layout: Layout) -> Table:
+    """Lay out one image set's table."""
+    labelled = all(line.top1 is not None for line in lines)
+    metric = METRICS[layout.metric or ("top1" if labelled else "agreement")]
+    if metric.field == "retention" and "model" not in layout.columns:
+        metric = replace(metric, tested=False)  # other models have other FP32 accuracies
+    groups = _grouped(lines, layout)
+    keys = sorted({key for cells in groups.values() for key in cells}, key=_natural)
+    columns = labels(keys, layout.column_key(), layout.columns)
+    values = _marked([[_value(cells.get(key, []), metric) for key in keys] for cells in groups.values()], metric)
+    rows = list(zip(labels(list(groups), layout.row_key(), layout.rows), values, strict=True))
+    gaps = dict(zip((label for label, _ in rows), _gaps(values, metric), strict=True))
+    rows.sort(key=lambda row: (gaps[row[0]], row[0]))
+    kept = [_kept(found) if metric.field == "top1" else None for _, found in rows]
+    if metric.field == "top1" and "model" in layout.columns:
+        rows, kept = [("FP32", _fp32(groups, keys)), *rows], [None, *kept]
+    marks = {value.mark for _, found in rows for value in found if value}
+    title = f"{metric.title} - {lines[0].data}, n = {lines[0].n}"
+    return Table(title, metric, header(layout.rows), columns, rows, kept, notes(lines, metric, marks))
 
 
-def _value(lines: pd.DataFrame, row: tuple[str, ...], key: tuple[str, ...], metric: str) -> Value | None:
-    """Return the mean and sd over the seeds of one row and column."""
-    names = ("method", "backend", "overrides", "model", "bits", "weights_sha256")
-    chosen = lines
-    for name, wanted in zip(names, (*row, *key), strict=True):
-        chosen = chosen[chosen[name] == wanted]
-    seeds = [float(value) for value in chosen[metric].dropna()]
-    if not seeds:
-        return None
-    return Value(statistics.fmean(seeds), statistics.stdev(seeds) if len(seeds) > 1 else None)
+_Key: TypeAlias = tuple[Any, ...]
+_Groups: TypeAlias = dict[_Key, dict[_Key, list[Measurement]]]
 
 
-def _fp32(lines: pd.DataFrame, key: tuple[str, str, str]) -> Value:
-    model, _, weights = key
-    same = lines[(lines["model"] == model) & (lines["weights_sha256"] == weights)]
-    return Value(float(same["fp32_top1"].iloc[0]), None)
-
-
-def _marked(body: list[tuple[str, list[Value | None]]]) -> list[tuple[str, list[Value | None]]]:
-    """Mark the best value of every column (all of them on a tie)."""
-    columns = list(zip(*(values for _, values in body), strict=True))
-    best = [max((v.mean for v in column if v is not None), default=None) for column in columns]
-    return [
-        (label, [v and Value(v.mean, v.sd, v.mean == top) for v, top in zip(values, best, strict=True)])
-        for label, values in body
-    ]
-
-
-def _mean(values: list[Value | None]) -> float:
-    known = [value.mean for value in values if value is not None]
-    return statistics.fmean(known) if known else 0.0
-
-
-def _notes(lines: pd.DataFrame, labelled: bool, count: int) -> list[str]:
-    """Say what a reader must know to read the figures rightly."""
-    seeds = sorted({int(seed) for seed in lines["seed"]})
-    notes = [
-        f"Simulated quantization. Seeds {', '.join(map(str, seeds))}; mean ± sd over seeds where there are several."
-    ]
-    if labelled:
-        notes.append(
-            f"Binomial standard error of one figure: at most {float(lines['stderr'].max()):.2f} points (n = {count})."
+def _grouped(lines: list[Measurement], layout: Layout) -> _Groups:
+    """Return {row: {column: measurements}}, rows in order of appearance."""
+    groups: _Groups = {}
+    for line in lines:
+        row, column = (
+            tuple(getattr(line, name) for name in names) for names in (layout.row_key(), layout.column_key())
         )
-    else:
-        notes.append("No labels: accuracy needs --data; agreement with FP32 on images no method has seen.")
-    if lines["meaningless"].any():
-        notes.append("Random weights: these figures say nothing about accuracy.")
-    return notes
+        groups.setdefault(row, {}).setdefault(column, []).append(line)
+    return groups
+
+
+def _natural(key: _Key) -> list[tuple[int, str]]:
+    """Sort numbers inside words as numbers: w4a4, w4a8, w32a32."""
+    parts = [part for word in key for part in (*re.split(r"(\d+)", str(word)), "")]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _value(lines: list[Measurement], metric: Metric) -> Value | None:
+    """Return the mean and sd over the seeds of one row and column."""
+    figures = [float(getattr(line, metric.field)) for line in lines if getattr(line, metric.field) is not None]
+    if not figures:
+        return None
+    spread = statistics.stdev(figures) if len(figures) > 1 else None
+    mark = SEVERAL_LIBRARIES if len({line.libraries for line in lines}) > 1 else ""
+    return Value(statistics.fmean(figures), spread, mark=mark, lines=tuple(lines), digits=metric.digits)
+
+
+def _marked(body: list[list[Value | None]], metric: Metric) -> list[list[Value | None]]:
+    """Mark the best of every column: the best mean, and what the test does not find worse."""
+    columns = [_marked_column(list(column), metric) for column in zip(*body, strict=True)]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _marked_column(column: list[Value | None], metric: Metric) -> list[Value | None]:
+    known = [value for value in column if value is not None]
+    hits = [hits_by_seed(value.lines) if metric.tested else {} for value in known]
+    top = (max if metric.higher else min)(value.mean for value in known)
+    tested = iter(leaders(hits, [value.mean for value in known]) if any(hits) else [None] * len(known))
+    return [value and _judged(value, top, next(tested), any(hits)) for value in column]
+
+
+def _judged(value: Value, top: float, p: float | None, testing: bool) -> Value:
+    mark = value.mark + (UNTESTED if testing and p is None else "")
+    return replace(value, best=value.mean == top or (p is not None and p > LEVEL), p=p, mark=mark)
+
+
+def hits_by_seed(lines: Iterable[Measurement]) -> dict[int, Hits]:
+    """Return per-image correctness by seed, of the measurements that have it."""
+    found = {line.seed: line.hits() for line in lines}
+    return {seed: hits for seed, hits in found.items() if hits is not None}
+
+
+def _gaps(body: list[list[Value | None]], metric: Metric) -> list[float]:
+    """Return how far each row is behind the leaders, on average over the columns it has."""
+    tops = [(max if metric.higher else min)(v.mean for v in column if v) for column in zip(*body, strict=True)]
+    return [
+        statistics.fmean(abs(value.mean - top) for value, top in zip(row, tops, strict=True) if value) for row in body
+    ]
+
+
+def _kept(values: list[Value | None]) -> float | None:
+    """Return the mean share of FP32 accuracy kept; None where a column or its FP32 accuracy is missing."""
+    shares = [_value(list(value.lines), METRICS["retention"]) if value else None for value in values]
+    known = [share.mean for share in shares if share]
+    return statistics.fmean(known) if len(known) == len(values) else None
+
+
+def _fp32(groups: _Groups, keys: list[_Key]) -> list[Value | None]:
+    """Return the accuracy of the floating-point models."""
+    found: list[Value | None] = []
+    for key in keys:
+        lines = [line for cells in groups.values() for line in cells.get(key, [])]
+        known = [line.fp32_top1 for line in lines if line.fp32_top1 is not None]
+        found.append(Value(statistics.fmean(known), None) if known else None)
+    return found

@@ -19,6 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from harness import bench, leaderboard
+from harness.cells import recorded_key
+from harness.records import pack_bits
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--models", "vit_digits", "--backends", "minmax", "--limit", "50"]
@@ -150,11 +152,16 @@ def make_record(
     overrides: dict[str, Any] | None = None,
     meaningless: bool = False,
     weights: str = "w" * 64,
+    hits: list[bool] | None = None,
+    libraries: dict[str, str] | None = None,
+    method_version: int = 1,
 ) -> dict[str, Any]:
-    """Return a record as a trial would leave it."""
+    """Return a record as a trial would leave it; per-image correctness, if given, sets n and top-1."""
+    if hits is not None:
+        n, top1 = len(hits), 100 * sum(hits) / len(hits)
     found = {
         "top1": top1,
-        "top5": None if top1 is None else 90.0,
+        "top5": None if top1 is None else max(top1, 90.0),
         "stderr": None if top1 is None else (top1 * (100 - top1) / n) ** 0.5,
         "n": n,
         "fp32_top1": fp32,
@@ -180,20 +187,32 @@ def make_record(
         "metrics": found if status == "ok" else {},
         "stages": {"synthesize": stage, "quantize": stage, "evaluate": stage} if status == "ok" else {},
         "quantized_ops": [],
-        "versions": {"method": 1, "backend": 1, "libraries": {}},
+        "versions": {"method": method_version, "backend": 1, "libraries": libraries or {}},
         "weights": {"tag": model, "sha256": weights},
         "meaningless": meaningless,
         "simulated": True,
         "provenance": {"commit": "c0ffee"},
         "images_sha256": "b" * 64,
         "logits_sha256": None,
-        "correct_bits": None,
+        "correct_bits": None if hits is None else pack_bits(hits),
         "error": None if status == "ok" else "RuntimeError: boom",
     }
 
 
+def correct(n: int, hits: int, seed: int = 0) -> list[bool]:
+    """Return the correctness of n images, a random choice of `hits` of them right."""
+    chosen = set(np.random.default_rng(seed).permutation(n)[:hits].tolist())
+    return [place in chosen for place in range(n)]
+
+
+def keyed(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record under the key that follows from what it holds."""
+    return {**record, "key": recorded_key(record)}
+
+
 def put(results: Path, record: dict[str, Any]) -> Path:
-    """Write a record's file as it stands, sound or not."""
+    """Write a record's file under the key that follows from it, else as it stands, sound or not."""
+    record = keyed(record)
     path = results / "records" / f"{record['key']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -65,29 +66,39 @@ def test_references_come_first_then_syntheses_then_the_dearest_cells(tmp_path: P
     assert [job.cell.backend for job in plan.jobs if isinstance(job, CellJob)] == ["blockwise"] * 8 + ["minmax"] * 8
 
 
+def finished(job: CellJob, status: str = "ok") -> dict[str, Any]:
+    identity, count = job.identity, job.cell.data["n"]
+    return {
+        **make_record(job.key, status=status, n=count, top1=100.0, fp32=100.0, agreement=100.0),
+        "cell": asdict(job.cell),
+        "versions": {"method": identity.method_version, "backend": identity.backend_version},
+        "weights": {"sha256": identity.weights_sha256},
+    }
+
+
 def test_recorded_cells_and_what_only_they_need_are_dropped(tmp_path: Path) -> None:
     plan = make_plan([request_for()], tmp_path)
     mine = [job for job in plan.cells if job.cell.method == "noise" and job.cell.seed == 1]
     assert len(mine) == 4
     for job in mine[:-1]:
-        write_record(tmp_path, make_record(job.key))
+        write_record(tmp_path, finished(job))
     again = make_plan([request_for()], tmp_path)
     assert counts(again) == (1, 4, 13)
-    write_record(tmp_path, make_record(mine[-1].key))
+    write_record(tmp_path, finished(mine[-1]))
     again = make_plan([request_for()], tmp_path)
     assert counts(again) == (1, 3, 12)
     assert again.recorded == {job.key for job in mine}
     assert len(again.cells) == 16
     for job in plan.cells:
-        write_record(tmp_path, make_record(job.key))
+        write_record(tmp_path, finished(job))
     assert make_plan([request_for()], tmp_path).jobs == []
 
 
 def test_failed_and_damaged_records_are_run_again(tmp_path: Path) -> None:
     plan = make_plan([request_for()], tmp_path)
-    write_record(tmp_path, make_record(plan.cells[0].key, status="failed"))
-    put(tmp_path, make_record(plan.cells[1].key)).write_text("{")
-    put(tmp_path, {**make_record(plan.cells[2].key), "schema": 2})
+    write_record(tmp_path, finished(plan.cells[0], "failed"))
+    put(tmp_path, finished(plan.cells[1])).write_text("{")
+    put(tmp_path, {**finished(plan.cells[2]), "schema": 2})
     again = make_plan([request_for()], tmp_path)
     assert again.recorded == set()
     assert counts(again) == (1, 4, 16)

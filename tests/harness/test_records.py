@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from harness_kit import make_record, put
+from harness_kit import correct, keyed, make_record, put
 
 from harness.records import (
     is_recorded,
@@ -21,7 +23,7 @@ from harness.records import (
     write_record,
 )
 
-KEY = "k" * 64
+KEY = keyed(make_record(""))["key"]
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -29,8 +31,10 @@ def test_round_trip(tmp_path: Path) -> None:
     write_record(tmp_path, record)
     path = tmp_path / "records" / f"{KEY}.json"
     assert record_path(tmp_path, KEY) == path
-    assert json.loads(path.read_text()) == record
-    assert read_record(path) == (record, None)
+    found = json.loads(path.read_text())
+    assert read_record(path) == (found, None)
+    assert found.pop("sha256")
+    assert found == record
     assert is_recorded(tmp_path, KEY)
 
 
@@ -78,6 +82,7 @@ def celled(**changes: Any) -> dict[str, Any]:
     return changed(cell={**make_record(KEY)["cell"], **changes})
 
 
+HITS = correct(100, 50)
 UNSOUND = {
     "schema 2": changed(schema=2),
     "no schema": without("schema"),
@@ -88,6 +93,25 @@ UNSOUND = {
     "no metrics": changed(metrics={}),
     "n of zero": measured(n=0),
     "n of text": measured(n="100"),
+    "n of another number": measured(n=99),
+    "top1 of half an image": measured(top1=50.5, stderr=math.sqrt(50.5 * 49.5 / 100)),
+    "top1 that its bits do not give": {
+        **make_record(KEY, hits=HITS),
+        "metrics": make_record(KEY, top1=51.0)["metrics"],
+    },
+    "bits of fewer images": {**make_record(KEY), "correct_bits": pack_bits(correct(80, 50))},
+    "bits beyond the last image": {**make_record(KEY), "correct_bits": pack_bits(correct(104, 50))},
+    "bits of a list": {**make_record(KEY), "correct_bits": [1, 0]},
+    "bits of other text": {**make_record(KEY), "correct_bits": "?" * 16},
+    "top5 below top1": measured(top5=49.0),
+    "stderr of another top1": measured(stderr=4.9),
+    "kl of text": measured(kl="low"),
+    "negative seconds": changed(stages={"synthesize": {"seconds": -1.0, "peak_mb": 1.0}}),
+    "stage of text": changed(stages={"synthesize": "fast"}),
+    "another seed than its key": celled(seed=1),
+    "another method version than its key": changed(versions={"method": 2, "backend": 1}),
+    "no weights": without("weights"),
+    "calibration of text": celled(calibration="train"),
     "top1 of 101": measured(top1=101.0),
     "top1 below zero": measured(top1=-0.1),
     "top1 of text": measured(top1="50"),
@@ -103,6 +127,25 @@ UNSOUND = {
 }
 
 
+REASONS = {
+    "schema 2": "is of schema 2, not 1",
+    "n of zero": "counts no images",
+    "n of another number": "is no whole number of 99 images",
+    "top1 of half an image": "has a top1 that is no whole number of 100 images",
+    "top1 that its bits do not give": "has a top1 that its per-image correctness does not give",
+    "bits of fewer images": "another number of images than 100",
+    "bits beyond the last image": "another number of images than 100",
+    "bits of a list": "unreadable per-image correctness",
+    "bits of other text": "unreadable per-image correctness",
+    "top5 below top1": "has a top5 below its top1",
+    "stderr of another top1": "has a stderr that does not follow from its top1",
+    "negative seconds": "no sound cost of the stage 'synthesize'",
+    "another seed than its key": "has a key that does not follow",
+    "another method version than its key": "has a key that does not follow",
+    "no weights": "has a key that does not follow",
+}
+
+
 @pytest.mark.parametrize("name", UNSOUND)
 def test_unsound_records_are_named_and_not_counted(tmp_path: Path, name: str) -> None:
     path = put(tmp_path, make_record(KEY))
@@ -111,6 +154,7 @@ def test_unsound_records_are_named_and_not_counted(tmp_path: Path, name: str) ->
     assert found == {}
     assert problem is not None
     assert problem.startswith(f"{KEY}.json ")
+    assert REASONS.get(name, "") in problem
     assert not is_recorded(tmp_path, KEY)
 
 
@@ -144,23 +188,72 @@ def test_a_record_under_another_name_does_not_count(tmp_path: Path) -> None:
     assert "key" in problem
 
 
+def seeded(seed: int, status: str = "ok", **fields: Any) -> dict[str, Any]:
+    return keyed(make_record("", seed=seed, status=status, **fields))
+
+
 def test_loading_counts_each_key_once_and_prefers_success(tmp_path: Path) -> None:
     first, second = tmp_path / "one", tmp_path / "two"
-    for key, status in (("a", "ok"), ("b", "failed"), ("c", "ok")):
-        write_record(first, make_record(key, status=status))
-    for key, status in (("a", "failed"), ("b", "ok"), ("d", "failed")):
-        write_record(second, make_record(key, status=status))
+    for seed, status in ((1, "ok"), (2, "failed"), (3, "ok")):
+        write_record(first, seeded(seed, status))
+    for seed, status in ((1, "failed"), (2, "ok"), (4, "failed")):
+        write_record(second, seeded(seed, status))
     put(second, changed(schema=9))
     (second / "records" / ".a.json.x.tmp").write_text("{")
     found = load_records([first, second, tmp_path / "absent"])
-    assert [(record["key"], record["status"]) for record in found.sound] == [
-        ("a", "ok"),
-        ("b", "ok"),
-        ("c", "ok"),
-        ("d", "failed"),
-    ]
+    assert {record["cell"]["seed"]: record["status"] for record in found.sound} == {
+        1: "ok",
+        2: "ok",
+        3: "ok",
+        4: "failed",
+    }
+    assert [record["key"] for record in found.sound] == sorted(record["key"] for record in found.sound)
     assert len(found.problems) == 1
     assert KEY in found.problems[0]
+
+
+def test_two_successes_of_one_key_that_differ_are_named(tmp_path: Path) -> None:
+    for folder, top1 in (("one", 50.0), ("two", 50.0), ("three", 51.0)):
+        write_record(tmp_path / folder, seeded(1, top1=top1))
+    assert load_records([tmp_path / "one", tmp_path / "two"]).problems == []
+    found = load_records([tmp_path / "one", tmp_path / "three"])
+    assert [record["metrics"]["top1"] for record in found.sound] == [50.0]
+    assert len(found.problems) == 1
+    assert f"{seeded(1)['key']}.json is there twice" in found.problems[0]
+
+
+def test_quantized_operations_are_kept_only_for_details(tmp_path: Path) -> None:
+    operation = {"operation": "head weight", "quantizer": "uniform", "bits": 4}
+    write_record(tmp_path, {**make_record(KEY), "quantized_ops": [operation]})
+    [plain] = load_records([tmp_path]).sound
+    [full] = load_records([tmp_path], details=True).sound
+    assert "quantized_ops" not in plain
+    assert full["quantized_ops"] == [operation]
+
+
+def test_the_seal_is_the_sha256_of_the_text_before_it(tmp_path: Path) -> None:
+    write_record(tmp_path, make_record(KEY))
+    text = record_path(tmp_path, KEY).read_text()
+    head, mark, tail = text.partition(',\n "sha256": "')
+    assert mark
+    assert tail == f'{hashlib.sha256(head.encode()).hexdigest()}"\n}}\n'
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"kl": 0.25', '"kl": 0.26'),  # nothing else in a record tells what this was
+        ('"commit": "c0ffee"', '"commit": "c0ffef"'),
+        ('"schema": 1', '"schema":  1'),
+        ('"\n}\n', '"\n}'),
+    ],
+)
+def test_a_sealed_record_that_was_changed_does_not_count(tmp_path: Path, old: str, new: str) -> None:
+    write_record(tmp_path, make_record(KEY))
+    path = record_path(tmp_path, KEY)
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+    assert read_record(path) == ({}, f"{KEY}.json was changed since it was written: its sha256 does not fit")
 
 
 def test_packed_bits_by_hand() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from harness_kit import make_record
 
+from harness.measurements import measurements
 from harness.render import csv, markdown
-from harness.tables import Table, Value, leaderboards
+from harness.tables import Table, leaderboards
 
 
 def texts(table: Table) -> dict[str, list[str | None]]:
@@ -39,7 +40,10 @@ def test_mean_and_sd_over_seeds_by_hand() -> None:
 
 def test_one_seed_has_no_sd() -> None:
     [table] = leaderboards(seeds("noise", [50.0]))
-    assert dict(table.rows)["noise + minmax"] == [Value(50.0, None, True)]
+    [value] = dict(table.rows)["noise + minmax"]
+    assert value is not None
+    assert (value.mean, value.sd, value.best, value.text()) == (50.0, None, True, "50.00")
+    assert "one seed, so no sd" in table.notes[0]
 
 
 def test_fp32_is_on_top_and_the_best_of_each_column_is_marked() -> None:
@@ -132,7 +136,7 @@ def test_without_labels_agreement_is_shown_and_said() -> None:
 def test_notes_give_seeds_and_the_largest_standard_error() -> None:
     [table] = leaderboards(seeds("noise", [50.0, 90.0]))
     assert "Seeds 0, 1;" in table.notes[0]
-    assert "at most 5.00 points (n = 100)" in table.notes[1]  # 100 sqrt(0.5 0.5 / 100)
+    assert "at most 5.00 points (n = 100)" in table.notes[2]  # 100 sqrt(0.5 0.5 / 100)
     assert not any("andom weights" in note for note in table.notes)
 
 
@@ -159,29 +163,32 @@ def test_markdown_is_this_text() -> None:
         make_record("b", top1=50.0, bits="w8a8"),
         make_record("c", method="real", top1=60.0, bits="w4a4", overrides={"real.x": "a|b"}),
     ]
-    assert markdown(leaderboards(records)) == (
+    assert markdown([table.grid() for table in leaderboards(records)]) == (
         "### Top-1, % - val, n = 100\n"
         "\n"
-        "| method + backend | vit_x w4a4 | vit_x w8a8 |\n"
-        "| --- | ---: | ---: |\n"
-        "| FP32 | 80.00 | 80.00 |\n"
-        "| real + minmax (real.x=a\\|b) | **60.00** | - |\n"
-        "| noise + minmax | 50.00 | **50.00** |\n"
+        "| method + backend | vit_x w4a4 | vit_x w8a8 | kept, % |\n"
+        "| --- | ---: | ---: | ---: |\n"
+        "| FP32 | 80.00 | 80.00 | - |\n"
+        "| real + minmax (real.x=a\\|b) | **60.00** | - | - |\n"
+        "| noise + minmax | 50.00 | **50.00** | 62.5 |\n"
         "\n"
-        "- Simulated quantization. Seeds 0; mean ± sd over seeds where there are several.\n"
-        "- Binomial standard error of one figure: at most 5.00 points (n = 100).\n"
+        "- Simulated quantization. Seeds 0; one seed, so no sd.\n"
+        "- Bold: the best mean of a column; nothing was tested.\n"
+        "- Binomial standard error of one figure: at most 5.00 points (n = 100). "
+        "Kept: share of FP32 accuracy, mean over the columns.\n"
     )
 
 
 def test_csv_has_a_line_per_finished_cell() -> None:
-    records = [make_record("a", top1=40.0, seed=3), make_record("b", status="failed")]
-    [line] = csv_module.DictReader(io.StringIO(csv(records)))
+    records = [make_record("a", top1=40.0, seed=3, libraries={"torch": "2.0"}), make_record("b", status="failed")]
+    [line] = csv_module.DictReader(io.StringIO(csv(measurements(records))))
     expected = {
         "model": "vit_x", "method": "noise", "backend": "minmax", "bits": "w4a4", "seed": "3", "overrides": "",
         "data": "val", "n": "100", "data_sha256": "a" * 64, "top1": "40.0", "top5": "90.0", "fp32_top1": "80.0",
         "agreement": "60.0", "kl": "0.25", "synthesize_seconds": "1.5", "quantize_seconds": "1.5",
         "evaluate_seconds": "1.5", "weights_sha256": "w" * 64, "meaningless": "False", "images_sha256": "b" * 64,
-        "commit": "c0ffee", "key": "a",
+        "commit": "c0ffee", "key": "a", "retention": "50.0", "seconds": "3.0", "peak_mb": "10.0", "calibration": "",
+        "method_version": "1", "backend_version": "1", "libraries": "torch 2.0", "parameters": "",
     }  # fmt: skip
     assert float(line.pop("stderr")) == pytest.approx((40 * 60 / 100) ** 0.5)
     assert line == expected

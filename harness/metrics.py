@@ -1,0 +1,42 @@
+"""The metrics a table can show: their titles, units, and which way is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from methods.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A field of measurements as a table shows it. `tested`: the paired test of correctness speaks of it."""
+
+    field: str
+    title: str
+    digits: int = 2
+    higher: bool = True
+    tested: bool = False
+
+
+METRICS = {
+    metric.field: metric
+    for metric in (
+        Metric("top1", "Top-1, %", tested=True),
+        Metric("top5", "Top-5, %"),
+        Metric("retention", "Top-1 kept of FP32, %", tested=True),
+        Metric("agreement", "Top-1 agreement with FP32, %"),
+        Metric("kl", "KL divergence from FP32, nats", digits=4, higher=False),
+        Metric("seconds", "Synthesis + quantization, s", digits=1, higher=False),
+        Metric("synthesize_seconds", "Synthesis, s", digits=1, higher=False),
+        Metric("quantize_seconds", "Quantization, s", digits=1, higher=False),
+        Metric("evaluate_seconds", "Evaluation, s", digits=1, higher=False),
+        Metric("peak_mb", "Peak memory, MB", digits=0, higher=False),
+    )
+}
+
+
+def find_metric(name: str) -> Metric:
+    """Return a metric by its field's name; raises UsageError with the nearest known one."""
+    if name not in METRICS:
+        raise unknown_name("metric", name, METRICS)
+    return METRICS[name]
