@@ -1,7 +1,8 @@
 """A method's own ablation as ordinary cells: `python -m harness.ablation --model deit_t --bits w4a4`.
 
 The rows, and what the paper reports for them, are declared by the method. They run through the same plan,
-executor and records as everything else, and print beside the paper's column.
+executor and records as everything else, and print beside the paper's column, each compared with the full method
+image by image.
 """
 
 from __future__ import annotations
@@ -10,23 +11,22 @@ import argparse
 import dataclasses
 import statistics
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from harness.command import run_command
 from harness.options import add_data_options, add_run_options
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from rich.console import Console
-
+    from harness.grid import Grid, Word
+    from harness.measurements import Measurement
     from harness.plan import Plan, Request
     from methods.contracts import AblationRow, Method
 
 _EXAMPLES = """examples:
   python -m harness.ablation --model vit_digits --bits w4a4 --seeds 0,1,2,3,4
   python -m harness.ablation --model deit_t --bits w4a4 --weights checkpoints --data imagenet/val \\
-      --set spdfq.images=16 --set spdfq.iterations=200
+      --set spdfq.images=16 --set spdfq.iterations=200 --out ablation.md
 """
 
 
@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--seeds", default="0", help="such as 0,1,2")
     add_data_options(result)
     add_run_options(result)
+    result.add_argument("--out", type=Path, help="file to write the table to, as Markdown")
     return result
 
 
@@ -58,7 +59,9 @@ def main(words: list[str] | None = None) -> int:
 def _ablate(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from harness.files import write_atomically
     from harness.plan import make_plan
+    from harness.render import markdown, print_table
     from harness.request import read_request, run_settings
     from harness.run import run_plan
     from methods.errors import UsageError
@@ -67,19 +70,20 @@ def _ablate(arguments: argparse.Namespace) -> int:
     console = Console()
     request = read_request(arguments)
     maker = METHODS.get(request.methods[0])
-    rows = maker.ablation
-    if not rows or len(request.methods) > 1 or len(request.subjects) > 1 or len(request.bits) > 1:
+    if not maker.ablation or len(request.methods) > 1 or len(request.subjects) > 1 or len(request.bits) > 1:
         raise UsageError("An ablation takes one model, one bit-width and one method that declares ablation rows.")
     settings, resources = run_settings(arguments, request)
-    requests = [_with_row(request, row) for row in rows]
+    requests = [_with_row(request, row) for row in maker.ablation]
     if arguments.plan:
         from harness.planview import print_plan
 
         print_plan(make_plan(requests, settings.results), settings, console)
         return 0
     failures = run_plan(make_plan(requests, settings.results), settings, resources, console)
-    plans = [make_plan([one], settings.results) for one in requests]
-    _print(maker, plans, settings.results, console)
+    grid = ablation_grid(maker, [make_plan([one], settings.results) for one in requests], settings.results)
+    print_table(grid, console)
+    if arguments.out:
+        write_atomically(arguments.out, markdown([grid]).encode())
     return 1 if failures else 0
 
 
@@ -90,37 +94,84 @@ def _with_row(request: Request, row: AblationRow) -> Request:
     return dataclasses.replace(request, overrides=merged)
 
 
-def _print(maker: Method, plans: list[Plan], results: Path, console: Console) -> None:
-    """Print every row's mean over seeds and the paper's figure, each with its distance from the full method."""
-    from rich.table import Table
+def ablation_grid(maker: Method, plans: list[Plan], results: Path) -> Grid:
+    """Return the table of the rows' finished cells, one plan per row.
 
-    rows = maker.ablation
-    means = [_accuracies(plan, results) for plan in plans]
-    full = next(index for index, row in enumerate(rows) if row.full)
+    Every row has its mean and sd over seeds, its distance from the full method (both over the common seeds, with an
+    exact paired test corrected by Holm's rule for all rows), and the paper's figure and distance.
+    """
+    from harness.grid import Grid
+    from harness.statistics import LEVEL
+
+    cells = [_finished(plan, results) for plan in plans]
+    full = next(index for index, row in enumerate(maker.ablation) if row.full)
     first = plans[0].cells[0].cell
-    table = Table(title=f"{first.method} on {first.model} {first.bits}, {first.backend}; n = {first.data['n']}")
-    for column in ("row", "measured top-1", "from full", f"paper ({maker.ablation_setting})", "from full"):
-        table.add_column(column, justify="left" if column == "row" else "right")
-    for row, values in zip(rows, means, strict=True):
-        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-        known = bool(values) and bool(means[full])
-        table.add_row(
-            row.name,
-            f"{statistics.fmean(values):.2f}{spread}" if values else "-",
-            f"{statistics.fmean(values) - statistics.fmean(means[full]):+.2f}" if known else "-",
-            f"{row.reported:.2f}",
-            f"{row.reported - rows[full].reported:+.2f}",
-        )
-    console.print(table)
+    distances = _distances(cells, cells[full])
+    header = ["row", "seeds", "measured, %", "from full", "p (Holm)"]
+    header += [f"paper ({maker.ablation_setting}), %", "from full"]
+    body = [
+        _words(row, found, distance, row.reported - maker.ablation[full].reported)
+        for row, found, distance in zip(maker.ablation, cells, distances, strict=True)
+    ]
+    notes = [
+        "Top-1 (agreement with FP32 where there are no labels), mean ± sd over seeds. Simulated quantization.",
+        f"From full: points against the full method on the same images and seeds; bold where p, exact, paired and "
+        f"corrected for all rows by Holm's rule, is at most {LEVEL:g}.",
+    ]
+    fixed = {name: value for name, value in first.overrides.items() if name.partition(".")[2] not in _varied(maker)}
+    if fixed:
+        notes.append("Settings: " + ", ".join(f"{name}={value}" for name, value in sorted(fixed.items())) + ".")
+    title = (
+        f"{first.method} on {first.model} {first.bits}, {first.backend}; {first.data['name']}, n = {first.data['n']}"
+    )
+    return Grid(title, header, body, notes)
 
 
-def _accuracies(plan: Plan, results: Path) -> list[float]:
-    """Return top-1, or agreement without labels, of every finished cell of a plan."""
+def _varied(maker: Method) -> set[str]:
+    """Return the settings that the rows differ in."""
+    return {name for row in maker.ablation for name in row.settings}
+
+
+def _finished(plan: Plan, results: Path) -> list[Measurement]:
+    """Return the finished cells of a plan."""
+    from harness.measurements import measurements
     from harness.records import read_record, record_path
 
     read = [read_record(record_path(results, job.key)) for job in plan.cells]
-    metrics = [record["metrics"] for record, problem in read if problem is None and record["status"] == "ok"]
-    return [m["top1"] if m["top1"] is not None else m["agreement"] for m in metrics]
+    return measurements(record for record, problem in read if problem is None)
+
+
+def _distances(cells: list[list[Measurement]], full: list[Measurement]) -> list[tuple[float, float] | None]:
+    """Return (difference in points, corrected p) of every row against the full method; None where untested."""
+    from harness.statistics import holm, paired
+
+    def hits(found: list[Measurement]) -> dict[int, Any]:
+        return {one.seed: correct for one in found if (correct := one.hits()) is not None}
+
+    tested = [None if found is full else paired(hits(found), hits(full)) for found in cells]
+    adjusted = iter(holm([result.p for result in tested if result is not None]))
+    return [None if result is None else (result.difference, next(adjusted)) for result in tested]
+
+
+def _words(
+    row: AblationRow, found: list[Measurement], distance: tuple[float, float] | None, reported: float
+) -> list[Word]:
+    """Return one row of the table; `reported`: the paper's distance from the full method."""
+    from harness.grid import Word
+    from harness.pairs import p_text
+    from harness.statistics import LEVEL
+
+    values = [one.top1 if one.top1 is not None else one.agreement or 0.0 for one in found]
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return [
+        Word(row.name),
+        Word(str(len(values))),
+        Word(f"{statistics.fmean(values):.2f}{spread}" if values else "-"),
+        Word(f"{distance[0]:+.2f}", strong=distance[1] <= LEVEL) if distance else Word("-"),
+        Word(p_text(distance[1]) if distance else "-"),
+        Word(f"{row.reported:.2f}"),
+        Word("-" if row.full else f"{reported:+.2f}"),
+    ]
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ _EXAMPLES = """examples:
 """
 
 
-_COLUMNS = (
-    "model", "method", "precision", "size", "step, s", "floor, s", "step / floor", "peak MiB", "full size, min"
-)  # fmt: skip
+_COLUMNS = [
+    "model", "method", "precision", "size", "step, s", "floor, s", "step / floor", "peak MiB", "full size, min",
+]  # fmt: skip
 
 
 def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -111,8 +111,10 @@ def _perf(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from harness import catalog
-    from harness.plain_table import PlainTable
+    from harness.files import write_atomically
+    from harness.grid import Grid, Word
     from harness.provenance import library_versions, processor
+    from harness.render import markdown, print_table
     from harness.zoo import select_models
 
     catalog.load()
@@ -127,10 +129,11 @@ def _perf(arguments: argparse.Namespace) -> int:
     where = f"{processor()}, {torch.get_num_threads()} threads, torch {library_versions()['torch']}"
     if arguments.device == "cuda":
         where = f"{torch.cuda.get_device_name()}, torch {library_versions()['torch']}"
-    table = PlainTable("Synthesis step against the bare forward + backward pass", _COLUMNS, lines, (where,))
-    table.print(Console())
+    rows = [[Word(word) for word in line] for line in lines]
+    grid = Grid("Synthesis step against the bare forward + backward pass", _COLUMNS, rows, [where], labels=4)
+    print_table(grid, Console())
     if arguments.out:
-        table.write(arguments.out)
+        write_atomically(arguments.out, markdown([grid]).encode())
     return 0
 
 
