@@ -118,7 +118,7 @@ class SPDFQ(Method):
 
     def default_config(self, model: str) -> SPDFQConfig:
         """Return the paper's defaults with the model's own alpha1, learning rate and iterations."""
-        return SPDFQConfig(**defaults_for(model)._asdict())
+        return SPDFQConfig(**defaults_for(model).settings())
 
     def needs_real_images(self, config: SPDFQConfig) -> bool:
         """Return True only for the ablation that takes its priors from real images."""

@@ -15,13 +15,14 @@ from tiny_spdfq import seeded, tiny_swin, tiny_vit
 from torch import Tensor
 from torch.nn import functional
 
+from harness.zoo import ENTRIES
 from methods import loop
 from methods.architecture import attention_modules, attention_sites
 from methods.attention import attention_maps
 from methods.contracts import ImageSpace, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from spdfq.apa import deep_sites
-from spdfq.defaults import defaults_for
+from spdfq.defaults import BY_NAME, defaults_for
 from spdfq.method import SPDFQ, SPDFQConfig
 
 HALF = ImageSpace(16, 16, (0.5,) * 3, (0.5,) * 3)
@@ -368,10 +369,16 @@ def test_defaults_are_the_papers_where_it_states_them() -> None:
     ],
 )
 def test_defaults_per_model(model: str, alpha1: float, rate: float, iterations: int) -> None:
-    assert tuple(defaults_for(model)) == (alpha1, rate, iterations)
+    given = defaults_for(model)
+    assert (given.alpha1, given.learning_rate, given.iterations) == (alpha1, rate, iterations)
     config = SPDFQ().default_config(model)
     assert (config.alpha1, config.learning_rate, config.iterations) == (alpha1, rate, iterations)
     assert config == dataclasses.replace(SPDFQConfig(), alpha1=alpha1, learning_rate=rate, iterations=iterations)
+
+
+def test_every_short_name_has_defaults_of_its_own_with_a_source() -> None:
+    assert set(BY_NAME) == set(ENTRIES)
+    assert all(given.source for given in BY_NAME.values())
 
 
 @pytest.mark.parametrize(
