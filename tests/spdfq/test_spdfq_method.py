@@ -120,6 +120,28 @@ def test_first_losses_equal_the_paper_formula_view_by_view(
     assert made.losses["tv"] == [pytest.approx(0.05 * abs(variation - objective.variation_target), rel=1e-5)]
 
 
+@pytest.mark.parametrize("part", ["sl", "apa", "tv", "all"])
+@pytest.mark.parametrize("make", [tiny_vit, tiny_swin])
+def test_gradient_to_the_pixels_is_what_finite_differences_say(make: Any, part: str, spied: dict[str, Any]) -> None:
+    model = make()
+    synthesize(model, iterations=1)
+    objective, images = spied["objective"], spied["start"].double()
+    model.double()
+
+    def loss(pixels: Tensor) -> Tensor:
+        terms = {name: value for group in objective(pixels, 0) for name, value in group.items()}
+        assert set(terms) == {"sl", "apa", "tv"}
+        return torch.stack(list(terms.values())).sum() if part == "all" else terms[part]
+
+    leaf = images.clone().requires_grad_(True)
+    loss(leaf).backward()
+    assert leaf.grad is not None
+    for seed in range(3):
+        direction = torch.randn(images.shape, generator=seeded(seed), dtype=torch.float64)
+        slope = (loss(images + 1e-6 * direction) - loss(images - 1e-6 * direction)).item() / 2e-6
+        assert (leaf.grad * direction).sum().item() == pytest.approx(slope, rel=1e-5, abs=1e-9)
+
+
 def test_start_is_standard_normal_noise(spied: dict[str, Any]) -> None:
     synthesize(images=32, iterations=1, msr=False)
     assert spied["start"].mean().item() == pytest.approx(0, abs=0.02)
