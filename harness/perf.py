@@ -30,9 +30,12 @@ _EXAMPLES = """examples:
 """
 
 
-_COLUMNS = [
-    "model", "method", "precision", "size", "step, s", "floor, s", "step / floor", "peak MiB", "full size, min",
-]  # fmt: skip
+_COLUMNS = ["model method precision", "views", "step, s", "floor, s", "ratio", "peak, MiB", "full, min"]
+
+_NOTES = [
+    "views: whole images and regions passed through the model in the last step; full: minutes of a synthesis with all "
+    "the method's settings, extrapolated from the seconds per view seen.",
+]
 
 
 def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.Namespace) -> tuple[str, ...]:
@@ -59,10 +62,9 @@ def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.
         maker.synthesize(model, config, context)
     timer.close()
     step, floor, ratio = timer.medians()
-    size = f"{arguments.images} images, {timer.views} views"
     minutes = step / timer.views * maker.image_passes(full) / 60
     figures = [f"{step:.3f}", f"{floor:.3f}", f"{ratio:.2f}", f"{meter.peak_mb:.0f}", f"{minutes:.1f}"]
-    return (entry.name, method, precision, size, *figures)
+    return (f"{entry.name} {method} {precision}", str(timer.views), *figures)
 
 
 def _config(entry: ModelEntry, method: str, precision: str, arguments: argparse.Namespace) -> Any:
@@ -130,7 +132,9 @@ def _perf(arguments: argparse.Namespace) -> int:
     if arguments.device == "cuda":
         where = f"{torch.cuda.get_device_name()}, torch {library_versions()['torch']}"
     rows = [[Word(word) for word in line] for line in lines]
-    grid = Grid("Synthesis step against the bare forward + backward pass", _COLUMNS, rows, [where], labels=4)
+    title = f"Synthesis step against the bare forward + backward pass, {arguments.images} images"
+    settings = "".join(f", {assignment}" for assignment in arguments.set)
+    grid = Grid(title + settings, _COLUMNS, rows, [*_NOTES, where])
     print_table(grid, Console())
     if arguments.out:
         write_atomically(arguments.out, markdown([grid]).encode())
