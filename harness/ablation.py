@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import statistics
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.command import run_command
 from harness.options import add_data_options, add_run_options
 
 if TYPE_CHECKING:
-    from harness.grid import Grid, Word
-    from harness.measurements import Measurement
-    from harness.plan import Plan, Request
+    from rich.console import Console
+
+    from harness.plan import Request
+    from harness.records import Record
     from methods.contracts import AblationRow, Method
 
 _EXAMPLES = """examples:
   python -m harness.ablation --model vit_digits --bits w4a4 --seeds 0,1,2,3,4
   python -m harness.ablation --model deit_t --bits w4a4 --weights checkpoints --data imagenet/val \\
       --set spdfq.images=16 --set spdfq.iterations=200 --out ablation.md
+  python -m harness.ablation --results results/deit_t --table-only
 """
 
 
@@ -46,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--seeds", default="0", help="such as 0,1,2")
     add_data_options(result)
     add_run_options(result)
+    result.add_argument(
+        "--table-only", action="store_true", help="run nothing: only the tables of the records under --results"
+    )
     result.add_argument("--out", type=Path, help="file to write the table to, as Markdown")
     return result
 
@@ -59,32 +63,59 @@ def main(words: list[str] | None = None) -> int:
 def _ablate(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from harness.files import write_atomically
+    from harness import catalog
+    from harness.records import load_records
+    from methods.registry import METHODS
+
+    catalog.load()
+    console = Console()
+    if arguments.table_only:
+        _show(
+            METHODS.get(arguments.methods), load_records([arguments.results], details=True).sound, arguments, console
+        )
+        return 0
+    return _run(arguments, console)
+
+
+def _run(arguments: argparse.Namespace, console: Console) -> int:
+    """Run the rows' cells that are missing and show the table of all."""
     from harness.plan import make_plan
-    from harness.render import markdown, print_table
+    from harness.planview import print_plan
+    from harness.records import read_record, record_path
     from harness.request import read_request, run_settings
     from harness.run import run_plan
     from methods.errors import UsageError
     from methods.registry import METHODS
 
-    console = Console()
     request = read_request(arguments)
-    maker = METHODS.get(request.methods[0])
-    if not maker.ablation or len(request.methods) > 1 or len(request.subjects) > 1 or len(request.bits) > 1:
+    method = METHODS.get(request.methods[0])
+    if not method.ablation or len(request.methods) > 1 or len(request.subjects) > 1 or len(request.bits) > 1:
         raise UsageError("An ablation takes one model, one bit-width and one method that declares ablation rows.")
     settings, resources = run_settings(arguments, request)
-    requests = [_with_row(request, row) for row in maker.ablation]
+    plan = make_plan([_with_row(request, row) for row in method.ablation], settings.results)
     if arguments.plan:
-        from harness.planview import print_plan
-
-        print_plan(make_plan(requests, settings.results), settings, console)
+        print_plan(plan, settings, console)
         return 0
-    failures = run_plan(make_plan(requests, settings.results), settings, resources, console)
-    grid = ablation_grid(maker, [make_plan([one], settings.results) for one in requests], settings.results)
-    print_table(grid, console)
-    if arguments.out:
-        write_atomically(arguments.out, markdown([grid]).encode())
+    failures = run_plan(plan, settings, resources, console)
+    read = [read_record(record_path(settings.results, job.key)) for job in plan.cells]
+    _show(method, [record for record, problem in read if problem is None], arguments, console)
     return 1 if failures else 0
+
+
+def _show(method: Method, records: list[Record], arguments: argparse.Namespace, console: Console) -> None:
+    """Print the ablations that records hold, and write them; raises UsageError when there is none."""
+    from harness.ablation_table import ablation_grid, ablations
+    from harness.files import write_atomically
+    from harness.render import markdown, print_table
+    from methods.errors import UsageError
+
+    grids = [ablation_grid(one) for one in ablations(method, records)]
+    if not grids:
+        raise UsageError(f"The records hold no two rows of the ablation of {method.name}.")
+    for grid in grids:
+        print_table(grid, console)
+    if arguments.out:
+        write_atomically(arguments.out, markdown(grids).encode())
 
 
 def _with_row(request: Request, row: AblationRow) -> Request:
@@ -92,86 +123,6 @@ def _with_row(request: Request, row: AblationRow) -> Request:
     method = request.methods[0]
     merged = {**request.overrides, method: {**request.overrides.get(method, {}), **row.settings}}
     return dataclasses.replace(request, overrides=merged)
-
-
-def ablation_grid(maker: Method, plans: list[Plan], results: Path) -> Grid:
-    """Return the table of the rows' finished cells, one plan per row.
-
-    Every row has its mean and sd over seeds, its distance from the full method (both over the common seeds, with an
-    exact paired test corrected by Holm's rule for all rows), and the paper's figure and distance.
-    """
-    from harness.grid import Grid
-    from harness.statistics import LEVEL
-
-    cells = [_finished(plan, results) for plan in plans]
-    full = next(index for index, row in enumerate(maker.ablation) if row.full)
-    first = plans[0].cells[0].cell
-    distances = _distances(cells, cells[full])
-    header = ["row", "seeds", "measured, %", "from full", "p (Holm)"]
-    header += [f"paper ({maker.ablation_setting}), %", "from full"]
-    body = [
-        _words(row, found, distance, row.reported - maker.ablation[full].reported)
-        for row, found, distance in zip(maker.ablation, cells, distances, strict=True)
-    ]
-    notes = [
-        "Top-1 (agreement with FP32 where there are no labels), mean ± sd over seeds. Simulated quantization.",
-        f"From full: points against the full method on the same images and seeds; bold where p, exact, paired and "
-        f"corrected for all rows by Holm's rule, is at most {LEVEL:g}.",
-    ]
-    fixed = {name: value for name, value in first.overrides.items() if name.partition(".")[2] not in _varied(maker)}
-    if fixed:
-        notes.append("Settings: " + ", ".join(f"{name}={value}" for name, value in sorted(fixed.items())) + ".")
-    title = (
-        f"{first.method} on {first.model} {first.bits}, {first.backend}; {first.data['name']}, n = {first.data['n']}"
-    )
-    return Grid(title, header, body, notes)
-
-
-def _varied(maker: Method) -> set[str]:
-    """Return the settings that the rows differ in."""
-    return {name for row in maker.ablation for name in row.settings}
-
-
-def _finished(plan: Plan, results: Path) -> list[Measurement]:
-    """Return the finished cells of a plan."""
-    from harness.measurements import measurements
-    from harness.records import read_record, record_path
-
-    read = [read_record(record_path(results, job.key)) for job in plan.cells]
-    return measurements(record for record, problem in read if problem is None)
-
-
-def _distances(cells: list[list[Measurement]], full: list[Measurement]) -> list[tuple[float, float] | None]:
-    """Return (difference in points, corrected p) of every row against the full method; None where untested."""
-    from harness.statistics import holm, paired
-
-    def hits(found: list[Measurement]) -> dict[int, Any]:
-        return {one.seed: correct for one in found if (correct := one.hits()) is not None}
-
-    tested = [None if found is full else paired(hits(found), hits(full)) for found in cells]
-    adjusted = iter(holm([result.p for result in tested if result is not None]))
-    return [None if result is None else (result.difference, next(adjusted)) for result in tested]
-
-
-def _words(
-    row: AblationRow, found: list[Measurement], distance: tuple[float, float] | None, reported: float
-) -> list[Word]:
-    """Return one row of the table; `reported`: the paper's distance from the full method."""
-    from harness.grid import Word
-    from harness.pairs import p_text
-    from harness.statistics import LEVEL
-
-    values = [one.top1 if one.top1 is not None else one.agreement or 0.0 for one in found]
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return [
-        Word(row.name),
-        Word(str(len(values))),
-        Word(f"{statistics.fmean(values):.2f}{spread}" if values else "-"),
-        Word(f"{distance[0]:+.2f}", strong=distance[1] <= LEVEL) if distance else Word("-"),
-        Word(p_text(distance[1]) if distance else "-"),
-        Word(f"{row.reported:.2f}"),
-        Word("-" if row.full else f"{reported:+.2f}"),
-    ]
 
 
 if __name__ == "__main__":
