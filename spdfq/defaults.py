@@ -11,6 +11,7 @@ DeiT and 0.25 for Swin, which SPDFQ is thought to keep; the schedule (`SPDFQConf
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class ModelDefaults:
     iterations: int
     source: str
 
-    def settings(self) -> dict[str, float]:
+    def settings(self) -> dict[str, Any]:
         """Return the values by the names of SPDFQ's settings."""
         return {"alpha1": self.alpha1, "learning_rate": self.learning_rate, "iterations": self.iterations}
 
