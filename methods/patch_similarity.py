@@ -29,7 +29,7 @@ from methods.errors import UsageError
 _FLOOR = 1e-4  # added to densities before their logarithm (code)
 _NEAREST_ZERO = 1e-8  # shortest token, as in torch's cosine similarity
 _FAR = 8.0  # in sqrt(2) bandwidths; exp(-64) is lost beside the floor, beyond it denormal numbers are slow
-_CHUNK = {"cpu": 1 << 19}  # pairs x points at once, a processor's cache; elsewhere:
+_CHUNK = {"cpu": 1 << 20}  # pairs x points at once, a processor's cache; elsewhere:
 _LARGE_CHUNK = 1 << 24
 
 
@@ -110,26 +110,29 @@ def _entropies(pairs: Tensor, selves: int, low: float, law: DensityLaw) -> tuple
     pairs: similarities of the pairs i < j, each standing for (i, j) and (j, i); selves: how many similarities
     of a token with itself, all 1, belong to an image.
     """
-    total = 2 * pairs.shape[1] + selves
     scale = 1 / (law.bandwidth * math.sqrt(2))
-    peak = 1 / (total * law.bandwidth * math.sqrt(2 * math.pi))
+    peak = 1 / ((2 * pairs.shape[1] + selves) * law.bandwidth * math.sqrt(2 * math.pi))
     points = torch.linspace(low, 1.0, law.points, device=pairs.device)
     weights = torch.full_like(points, (1.0 - low) / (law.points - 1))
     weights[[0, -1]] /= 2
-    constant = peak * selves * _kernel((points - 1.0) * scale)
+    constant = peak * selves * torch.exp(-(scale * (points - 1.0)).square()) + _FLOOR
+    points, pairs = scale * points, scale * pairs
     entropies, slopes = pairs.new_empty(len(pairs)), torch.empty_like(pairs)
     group = max(1, _CHUNK.get(pairs.device.type, _LARGE_CHUNK) // max(1, law.points * pairs.shape[1]))
+    buffer = pairs.new_empty(min(group, len(pairs)), law.points, pairs.shape[1])
     for start in range(0, len(pairs), group):
-        part = slice(start, start + group)
-        offsets = (scale * points)[:, None] - scale * pairs[part, None]
-        kernels = _kernel(offsets.clamp_(-_FAR, _FAR))
-        density = 2 * peak * kernels.sum(dim=2) + constant + _FLOOR
-        entropies[part] = (-density * density.log()) @ weights
-        steepness = -(density.log() + 1) * weights * (4 * peak * scale)
-        torch.bmm(steepness[:, None], offsets.mul_(kernels), out=slopes[part, None])
+        part = pairs[start : start + group]
+        kernels = _kernels(points, part, buffer[: len(part)])
+        density = 2 * peak * kernels.sum(dim=2) + constant
+        entropies[start : start + group] = (-density * density.log()) @ weights
+        steepness = -4 * peak * scale * weights * (density.log() + 1)
+        # the sum over points of steepness * (point - pair) * kernel, without an array of the differences
+        moments = torch.bmm(torch.stack([steepness * points, steepness], dim=1), kernels)
+        torch.addcmul(moments[:, 0], part, moments[:, 1], value=-1, out=slopes[start : start + group])
     return entropies, slopes
 
 
-def _kernel(offsets: Tensor) -> Tensor:
-    """Return exp(-x^2)."""
-    return offsets.square().neg_().exp_()
+def _kernels(points: Tensor, pairs: Tensor, out: Tensor) -> Tensor:
+    """Write exp(-(x - s)^2) of every point x and pair s [n, pairs] to `out` [n, points, pairs] and return it."""
+    torch.sub(points[:, None], pairs[:, None], out=out).clamp_(-_FAR, _FAR)
+    return out.mul_(out).neg_().exp_()
