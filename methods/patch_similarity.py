@@ -112,11 +112,12 @@ def _entropies(pairs: Tensor, selves: int, low: float, law: DensityLaw) -> tuple
     """
     scale = 1 / (law.bandwidth * math.sqrt(2))
     peak = 1 / ((2 * pairs.shape[1] + selves) * law.bandwidth * math.sqrt(2 * math.pi))
-    points = torch.linspace(low, 1.0, law.points, device=pairs.device)
-    weights = torch.full_like(points, (1.0 - low) / (law.points - 1))
+    half = (1.0 - low) / 2  # counted from the middle, so that little is lost in differences
+    points = scale * torch.linspace(-half, half, law.points, device=pairs.device)
+    pairs = scale * (pairs - (low + half))
+    weights = torch.full_like(points, 2 * half / (law.points - 1))
     weights[[0, -1]] /= 2
-    constant = peak * selves * torch.exp(-(scale * (points - 1.0)).square()) + _FLOOR
-    points, pairs = scale * points, scale * pairs
+    constant = peak * selves * torch.exp(-(points - points[-1]).square()) + _FLOOR
     entropies, slopes = pairs.new_empty(len(pairs)), torch.empty_like(pairs)
     group = max(1, _CHUNK.get(pairs.device.type, _LARGE_CHUNK) // max(1, law.points * pairs.shape[1]))
     buffer = pairs.new_empty(min(group, len(pairs)), law.points, pairs.shape[1])

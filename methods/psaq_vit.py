@@ -37,8 +37,8 @@ class PSAQViTConfig:
     images: how many; iterations: Adam steps in all, in `rounds` equal rounds; learning_rate: peak rate in
     normalized pixel values (0.20, Swin 0.25); warmup: share of a round's steps it rises over; beta1, beta2:
     Adam's; jitter: largest roll of the first round in pixels of a 224 px image, twice as far in the second
-    and so on; flip: probability of a horizontal flip; pse_weight (1), tv_weight (0.05): weights of L_PSE and
-    L_TV; bandwidth, points: of the density (`methods.patch_similarity`); precision: of the forward passes.
+    and so on; flip: probability of a horizontal flip; pse_weight, tv_weight: of L_PSE and L_TV; bandwidth,
+    points: of the density (`methods.patch_similarity`); precision: of the forward passes.
     """
 
     images: int = 32
@@ -61,16 +61,12 @@ class PSAQViTConfig:
             raise UsageError("psaq_vit needs images >= 1, pse_weight >= 0 and tv_weight >= 0.")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise UsageError("psaq_vit needs beta1 and beta2 from 0 to below 1.")
-        self.loop(), self.density(), Jitter((self.jitter,), self.flip, torch.Generator())
+        self.loop(), DensityLaw(self.bandwidth, self.points), Jitter((self.jitter,), self.flip, torch.Generator())
 
     def loop(self) -> LoopSettings:
         """Return the settings of the shared loop."""
         betas = (self.beta1, self.beta2)
         return LoopSettings(self.iterations, self.learning_rate, betas, self.warmup, self.precision, self.rounds)
-
-    def density(self) -> DensityLaw:
-        """Return the law of the density."""
-        return DensityLaw(self.bandwidth, self.points)
 
     def limits(self, space: ImageSpace) -> tuple[int, ...]:
         """Return the largest roll of every round, in pixels of the model's images."""
@@ -95,10 +91,8 @@ class PSAQViT(Method):
 
     def default_config(self, model: str) -> PSAQViTConfig:
         """Return the code's defaults with Swin's own learning rate; 100 steps for the embedded models."""
-        return PSAQViTConfig(
-            learning_rate=0.25 if model.startswith("swin") else 0.2,
-            iterations=100 if model.endswith("_digits") else 1000,
-        )
+        rate, steps = 0.25 if model.startswith("swin") else 0.2, 100 if model.endswith("_digits") else 1000
+        return PSAQViTConfig(learning_rate=rate, iterations=steps)
 
     def image_passes(self, config: PSAQViTConfig) -> float:
         """Count every image at every step."""
@@ -118,9 +112,9 @@ class _Objective:
     """The loss of one synthesis: its classes and v0 are drawn at the start."""
 
     def __init__(self, model: nn.Module, config: PSAQViTConfig, context: SynthesisContext) -> None:
-        self.model, self.config, self.context, self.law = model, config, context, config.density()
-        sites = attention_sites(model)
-        self.sites = sites if config.pse_weight > 0 else []
+        self.model, self.config, self.context = model, config, context
+        self.law = DensityLaw(config.bandwidth, config.points)
+        self.sites = attention_sites(model) if config.pse_weight > 0 else []
         labels = torch.randint(context.classes, (config.images,), generator=context.generator)
         self.targets = functional.one_hot(labels, context.classes).float().to(context.device)
         shape = torch.empty((config.images, *context.space.shape), device="meta")
@@ -134,8 +128,7 @@ class _Objective:
             logits, units = self._read(batch)
             terms = {"oh": soft_cross_entropy(logits, targets).sum() / len(shown)}
             if units:
-                pairs = zip(units, smallest, strict=True)
-                entropies = [patch_similarity_entropy(unit, self.law, least) for unit, least in pairs]
+                entropies = [patch_similarity_entropy(u, self.law, s) for u, s in zip(units, smallest, strict=True)]
                 terms["pse"] = -self.config.pse_weight * torch.stack(entropies).sum() / len(shown)
             yield terms
         if self.config.tv_weight > 0:
