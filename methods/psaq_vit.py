@@ -104,8 +104,8 @@ class PSAQViT(Method):
         start = torch.randn((config.images, *context.space.shape), generator=context.generator).to(context.device)
         jitter = Jitter(config.limits(context.space), config.flip, context.generator)
         images, losses = optimize_images(start, objective, config.loop(), context.space, context.report, jitter)
-        labels = objective.targets.argmax(dim=1).cpu()
-        return SyntheticImages(images.cpu(), objective.targets.cpu(), losses, {"labels": labels})
+        targets = objective.targets.cpu()
+        return SyntheticImages(images.cpu(), targets, losses, {"labels": targets.argmax(dim=1)})
 
 
 class _Objective:
@@ -135,8 +135,7 @@ class _Objective:
             yield {"tv": self.config.tv_weight * (total_variation(shown) - self.variation_target).abs()}
 
     def _smallest(self, batches: Sequence[Tensor]) -> list[float | None]:
-        """Return the least similarity of the whole batch at each site, which takes a pass ahead without gradient;
-        None where the one micro-batch is the batch and will see for itself."""
+        """Return the batch's least similarity at each site, by a pass ahead; None where one micro-batch is all."""
         if len(batches) == 1 or not self.sites:
             return [None] * len(self.sites)
         with torch.no_grad():
