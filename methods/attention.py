@@ -1,8 +1,8 @@
-"""Read attention distributions while a model runs, without switching off fused attention.
+"""Read attention distributions and outputs while a model runs, without switching off fused attention.
 
 A hook on the q/k/v projection sees all that attention is made of. For a model with a class token only the
 class query's row is computed (one query against all keys); otherwise the mean over all queries needs the
-full map of the site.
+full map of the site. The outputs A.V are what the projection after attention is given.
 """
 
 from __future__ import annotations
@@ -35,6 +35,29 @@ def attention_maps(sites: Sequence[AttentionSite], count: int) -> Iterator[list[
         hooks.append(site.module.register_forward_pre_hook(partial(_keep_mask, masks), with_kwargs=True))
         read = partial(_read, site, count, masks, found)
         hooks.append(site.module.get_submodule("qkv").register_forward_hook(read))
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def attention_outputs(sites: Sequence[AttentionSite]) -> Iterator[list[Tensor]]:
+    """Collect, during one forward pass inside the `with`, the outputs A.V of every head at each site.
+
+    The list holds, in order of computation, one tensor [n, windows, tokens, heads, d] per site, prefix tokens
+    included, before any normalization or gate that a site applies ahead of its projection.
+    """
+    found: list[Tensor] = []
+
+    def read(site: AttentionSite, _module: nn.Module, arguments: tuple[Tensor]) -> None:
+        found.append(arguments[0].unflatten(0, (-1, site.windows)).unflatten(-1, (site.heads, -1)))
+
+    hooks = []
+    for site in sites:
+        after = "norm" if isinstance(site.module, Attention) else "proj"
+        hooks.append(site.module.get_submodule(after).register_forward_pre_hook(partial(read, site)))
     try:
         yield found
     finally:

@@ -1,8 +1,9 @@
 """The one optimisation loop of all synthesis methods: Adam on the pixels under a method's loss.
 
-The loop owns optimizer, schedule, clamping to the valid pixel box, loss logs and the check for values that
-are not finite. A method gives an objective: for one step, an iterator of weighted loss terms, each group
-backpropagated as soon as it is yielded, so that a method can walk through its views in micro-batches.
+The loop owns optimizer, schedule with its rounds, jitter and flips, clamping to the valid pixel box, loss logs
+and the check for divergence. A method gives an objective: for one step, an iterator of weighted loss terms of
+the images as they are shown (jittered, flipped), each group backpropagated as soon as it is yielded, so that a
+method can walk through its views in micro-batches.
 """
 
 from __future__ import annotations
@@ -22,21 +23,51 @@ PRECISIONS = ("fp32", "bf16")
 Objective: TypeAlias = Callable[[Tensor, int], Iterator[dict[str, Tensor]]]
 
 
+_EXPLODED = 100.0  # times the first step's loss
+
+
 class DivergenceError(RuntimeError):
-    """A loss term or an image stopped being finite; names the step and the term."""
+    """A loss term or an image stopped being finite, or the loss exploded; names the step and the term."""
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """How the images are shown at a step: all rolled by one offset, the same along both axes, and perhaps flipped.
+
+    limits: largest offset in pixels, one per round; flip: probability of a horizontal flip; generator: what
+    offset and flip are drawn from, in this order, at every step.
+    """
+
+    limits: tuple[int, ...]
+    flip: float
+    generator: torch.Generator
+
+    def __post_init__(self) -> None:
+        if any(limit < 0 for limit in self.limits) or not 0 <= self.flip <= 1:
+            raise UsageError("Jitter needs limits >= 0 and a probability of flips, 0 to 1.")
+
+    def show(self, images: Tensor, index: int) -> Tensor:
+        """Return the images [n, C, H, W] as shown at a step of round `index`, differentiable."""
+        limit = self.limits[index]
+        offset = int(torch.randint(-limit, limit + 1, (), generator=self.generator))
+        shown = images.roll((offset, offset), dims=(2, 3))
+        flipped = torch.rand((), generator=self.generator).item() < self.flip
+        return shown.flip(3) if flipped else shown
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """iterations: Adam steps; learning_rate: its peak; betas: Adam's; warmup: share of the steps over which the
-    rate rises linearly, before a half cosine takes it to zero; precision: of the forward passes, `fp32` or
-    `bf16` (autocast; pixels, losses and Adam stay in fp32)."""
+    """iterations: Adam steps in all; learning_rate: its peak; betas: Adam's; warmup: share of a round's steps over
+    which the rate rises linearly, before a half cosine takes it to zero; precision: of the forward passes, `fp32`
+    or `bf16` (autocast; pixels, losses and Adam stay in fp32); rounds: how often the schedule runs, each time over
+    an equal share of the steps, while Adam's moments live on."""
 
     iterations: int
     learning_rate: float
     betas: tuple[float, float] = (0.5, 0.9)
     warmup: float = 0.1
     precision: str = "fp32"
+    rounds: int = 1
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.learning_rate <= 0 or not 0 <= self.warmup < 1:
@@ -44,31 +75,50 @@ class LoopSettings:
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
 
+        if not 1 <= self.rounds <= self.iterations:
+            raise UsageError(f"Synthesis needs 1 <= rounds <= iterations, not {self.rounds} and {self.iterations}.")
+
+    def round_of(self, step: int) -> int:
+        """Return the round a step belongs to, both counted from 0."""
+        return min(step * self.rounds // self.iterations, self.rounds - 1)
+
     def rate(self, step: int) -> float:
         """Return the factor on the learning rate at a step counted from 0."""
-        rise = round(self.warmup * self.iterations)
+        index = self.round_of(step)
+        first, end = (-(-i * self.iterations // self.rounds) for i in (index, index + 1))
+        step, steps = step - first, end - first
+        rise = round(self.warmup * steps)
         if step < rise:
             return (step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, self.iterations - rise)))
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 def optimize_images(
-    start: Tensor, objective: Objective, settings: LoopSettings, space: ImageSpace, report: Report
+    start: Tensor,
+    objective: Objective,
+    settings: LoopSettings,
+    space: ImageSpace,
+    report: Report,
+    jitter: Jitter | None = None,
 ) -> tuple[Tensor, dict[str, list[float]]]:
     """Minimise the objective over images [n, C, H, W] and return (images, loss history per term).
 
-    Raises DivergenceError when a term or the images stop being finite.
+    Raises DivergenceError when a term or the images stop being finite, or when the sum of the terms exceeds 100
+    times that of the first step (or 100, where that is less than 1).
     """
     images = start.detach().clone().requires_grad_(True)
     low, high = space.bounds(images.device)
     optimizer = torch.optim.Adam([images], lr=settings.learning_rate, betas=settings.betas)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, settings.rate)
     history: dict[str, list[float]] = {}
+    first = 0.0
     for step in range(settings.iterations):
         optimizer.zero_grad(set_to_none=False)
-        for name, value in _backward(objective(images, step), images.device.type, settings.precision).items():
-            if not math.isfinite(value):
-                raise DivergenceError(f"Synthesis diverged at step {step}: the term {name!r} is {value}.")
+        shown = jitter.show(images, settings.round_of(step)) if jitter else images
+        values = _backward(objective(shown, step), images.device.type, settings.precision)
+        first = first if step else sum(values.values())
+        _check(values, step, first)
+        for name, value in values.items():
             history.setdefault(name, []).append(value)
         optimizer.step()
         schedule.step()
@@ -78,6 +128,20 @@ def optimize_images(
     if not torch.isfinite(images).all():
         raise DivergenceError("Synthesis diverged: the images hold values that are not finite.")
     return images.detach(), history
+
+
+def _check(values: dict[str, float], step: int, first: float) -> None:
+    """Raise DivergenceError for a term that is not finite, or a sum far above `first`, that of the first step."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise DivergenceError(f"Synthesis diverged at step {step}: the term {name!r} is {value}.")
+    total = sum(values.values())
+    if total > _EXPLODED * max(1.0, abs(first)):
+        name = max(values, key=lambda term: values[term])
+        raise DivergenceError(
+            f"Synthesis diverged at step {step}: the loss rose from {first:.4g} to {total:.4g}, "
+            f"most of it the term {name!r} with {values[name]:.4g}."
+        )
 
 
 def _backward(groups: Iterator[dict[str, Tensor]], device: str, precision: str) -> dict[str, float]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_models import Array, double, noise
 from torch import Tensor
 
 from methods.contracts import ImageSpace, silent
 from methods.errors import UsageError
-from methods.loop import DivergenceError, LoopSettings, optimize_images
+from methods.loop import DivergenceError, Jitter, LoopSettings, optimize_images
 
 HALF = ImageSpace(4, 4, (0.5,) * 3, (0.5,) * 3)
 IMAGENET = ImageSpace(4, 4, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -28,6 +30,47 @@ def test_schedule_by_hand() -> None:
     assert LoopSettings(1000, 0.2).rate(0) == pytest.approx(0.01)
     assert LoopSettings(1000, 0.2).rate(550) == pytest.approx(0.5)
     assert LoopSettings(1000, 0.2).rate(1000) == pytest.approx(0.0)
+
+
+def test_schedule_of_two_rounds_by_hand() -> None:
+    settings = LoopSettings(11, 0.2, warmup=1 / 3, rounds=2)  # rounds of 6 and 5 steps, both rising over 2
+    first = [0.5 * (1 + math.cos(math.pi * k / 4)) for k in range(4)]
+    second = [0.5 * (1 + math.cos(math.pi * k / 3)) for k in range(3)]
+    assert [settings.rate(step) for step in range(11)] == pytest.approx([0.5, 1.0, *first, 0.5, 1.0, *second])
+    assert [settings.round_of(step) for step in range(12)] == [0] * 6 + [1] * 6
+    for rounds in (0, 12):
+        with pytest.raises(UsageError, match="rounds <= iterations"):
+            LoopSettings(11, 0.2, rounds=rounds)
+
+
+def shown_by_hand(images: Tensor, offset: int, flipped: bool) -> Tensor:
+    """Roll and flip pixel by pixel."""
+    rows, columns = images.shape[2:]
+    result = torch.empty_like(images)
+    for i in range(rows):
+        for j in range(columns):
+            column = (j + offset) % columns
+            result[:, :, (i + offset) % rows, columns - 1 - column if flipped else column] = images[:, :, i, j]
+    return result
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_jitter_rolls_both_axes_alike_and_the_gradient_comes_back(flip: float) -> None:
+    jitter, offsets = Jitter((1, 3), flip, torch.Generator().manual_seed(0)), set[int]()
+    weights = noise(1, 7, seed=3)
+    for _ in range(30):
+        images = noise(1, 7).requires_grad_(True)
+        shown = jitter.show(images, 1)
+        (offset,) = (o for o in range(-3, 4) if torch.equal(shown, shown_by_hand(images.detach(), o, flip == 1.0)))
+        offsets.add(offset)
+        (shown * weights).sum().backward()
+        assert images.grad is not None
+        for i, j in ((0, 0), (1, 6)):
+            mark = torch.zeros(1, 3, 7, 7)
+            mark[:, :, i, j] = 1
+            expected = (shown_by_hand(mark, offset, flip == 1.0) * weights).sum((2, 3))
+            assert torch.equal(images.grad[:, :, i, j], expected)
+    assert offsets == {-3, -2, -1, 0, 1, 2, 3}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +148,56 @@ def test_gradients_that_are_not_finite_are_noticed(iterations: int, message: str
 
     with pytest.raises(DivergenceError, match=message):
         optimize_images(noise(1, 4), objective, LoopSettings(iterations, 0.1), HALF, silent)
+
+
+@pytest.mark.parametrize("group", [1, 3])
+def test_objective_sees_the_images_jittered_by_the_limits_of_the_round(group: int) -> None:
+    start, goal = noise(3, 9, seed=1).clamp(-1, 1), noise(3, 9, seed=2)
+    space = ImageSpace(9, 9, (0.5,) * 3, (0.5,) * 3)
+    settings, steps = LoopSettings(4, 0.1, warmup=0.0, rounds=2), list[Tensor]()
+
+    def objective(shown: Tensor, step: int) -> Iterator[dict[str, Tensor]]:
+        steps.append(shown.detach().clone())
+        for first in range(0, 3, group):
+            yield {"error": (shown - goal)[first : first + group].pow(4).sum()}
+
+    made, _ = optimize_images(start, objective, settings, space, silent, Jitter((0, 4), 0.5, torch.Generator()))
+    draws, x, seen = torch.Generator(), start.clone(), set[tuple[int, bool]]()
+    mean, square = torch.zeros_like(x), torch.zeros_like(x)
+    for step, limit in enumerate((0, 0, 4, 4)):
+        offset = int(torch.randint(-limit, limit + 1, (), generator=draws))
+        flipped = torch.rand((), generator=draws).item() < 0.5
+        seen.add((offset, flipped))
+        assert torch.allclose(steps[step], shown_by_hand(x, offset, flipped), atol=1e-5)
+        slope = 4 * (shown_by_hand(x, offset, flipped) - goal) ** 3
+        back = slope.flip(3) if flipped else slope
+        slope = shown_by_hand(back, -offset, False)
+        mean, square = 0.5 * mean + 0.5 * slope, 0.9 * square + 0.1 * slope**2
+        update = (mean / (1 - 0.5 ** (step + 1))) / ((square / (1 - 0.9 ** (step + 1))).sqrt() + 1e-8)
+        x = (x - 0.1 * settings.rate(step) * update).clamp(-1, 1)
+    assert torch.allclose(made, x, atol=1e-5)
+    assert any(offset for offset, _ in seen)
+    assert {flipped for _, flipped in seen} == {True, False}
+
+
+@pytest.mark.parametrize("bad", [{"limits": (1, -1)}, {"flip": -0.1}, {"flip": 1.1}])
+def test_jitter_out_of_range_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="limits >= 0"):
+        Jitter(bad.get("limits", (1,)), bad.get("flip", 0.5), torch.Generator())
+
+
+@pytest.mark.parametrize(("first", "most"), [(5.0, 500.0), (-5.0, 500.0), (0.2, 100.0)])
+def test_a_loss_far_above_the_first_is_divergence(first: float, most: float) -> None:
+    def run(last: float) -> None:
+        def objective(images: Tensor, step: int) -> Iterator[dict[str, Tensor]]:
+            yield {"small": 0 * images.sum() - 1}
+            yield {"large": 0 * images.sum() + (last if step == 2 else first) + 1}
+
+        optimize_images(noise(1, 4), objective, LoopSettings(4, 0.1), HALF, silent)
+
+    run(0.999 * most)
+    with pytest.raises(DivergenceError, match=rf"step 2: .* to {1.001 * most:.4g}, most of it the term 'large'"):
+        run(1.001 * most)
 
 
 def test_every_step_is_reported() -> None:

@@ -1,0 +1,150 @@
+"""The method `psaq_vit`: PSAQ-ViT, images whose patches differ from each other as those of real images do.
+
+Li, Ma, Chen, Xiao, Gu, "Patch Similarity Aware Data-Free Quantization for Vision Transformers", ECCV 2022:
+L = L_PSE + L_OH + 0.05 L_TV, with L_PSE minus the sum over blocks of the patch-similarity entropy
+(`methods.patch_similarity`), L_OH the cross-entropy to one random class per image and L_TV = |V - v0|
+(`methods.losses`) of the images as shown. Defaults are those of the authors' public code, which the paper leaves
+partly untold. Inferred: jitter in proportion to the size of the image, since the code knows 224 px alone; v0
+for other batches and sizes; all prefix tokens dropped where there are several; the fewer steps of the embedded
+models; clamping to the model's own pixel box, where the code has ImageNet's for every model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from methods.architecture import attention_sites
+from methods.attention import attention_outputs
+from methods.contracts import ImageSpace, Method, SynthesisContext, SyntheticImages
+from methods.errors import UsageError
+from methods.loop import Jitter, LoopSettings, optimize_images
+from methods.losses import soft_cross_entropy, total_variation, variation_target
+from methods.patch_similarity import DensityLaw, patch_similarity_entropy, smallest_similarity, unit_tokens
+
+_PUBLISHED_SIDE = 224
+
+
+@dataclass(frozen=True)
+class PSAQViTConfig:
+    """Settings of PSAQ-ViT; defaults are its public code's.
+
+    images: how many; iterations: Adam steps in all, in `rounds` equal rounds; learning_rate: peak rate in
+    normalized pixel values (0.20, Swin 0.25); warmup: share of a round's steps it rises over; beta1, beta2:
+    Adam's; jitter: largest roll of the first round in pixels of a 224 px image, twice as far in the second
+    and so on; flip: probability of a horizontal flip; pse_weight, tv_weight: of L_PSE and L_TV; bandwidth,
+    points: of the density (`methods.patch_similarity`); precision: of the forward passes.
+    """
+
+    images: int = 32
+    iterations: int = 1000
+    rounds: int = 2
+    learning_rate: float = 0.2
+    warmup: float = 0.2
+    beta1: float = 0.5
+    beta2: float = 0.9
+    jitter: int = 15
+    flip: float = 0.5
+    pse_weight: float = 1.0
+    tv_weight: float = 0.05
+    bandwidth: float = 0.01
+    points: int = 10
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or self.pse_weight < 0 or self.tv_weight < 0:
+            raise UsageError("psaq_vit needs images >= 1, pse_weight >= 0 and tv_weight >= 0.")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise UsageError("psaq_vit needs beta1 and beta2 from 0 to below 1.")
+        self.loop(), DensityLaw(self.bandwidth, self.points), Jitter((self.jitter,), self.flip, torch.Generator())
+
+    def loop(self) -> LoopSettings:
+        """Return the settings of the shared loop."""
+        betas = (self.beta1, self.beta2)
+        return LoopSettings(self.iterations, self.learning_rate, betas, self.warmup, self.precision, self.rounds)
+
+    def limits(self, space: ImageSpace) -> tuple[int, ...]:
+        """Return the largest roll of every round, in pixels of the model's images."""
+        scale = self.jitter * min(space.height, space.width) / _PUBLISHED_SIDE
+        return tuple(round(scale * (index + 1)) for index in range(self.rounds))
+
+
+class PSAQViT(Method):
+    """Patch Similarity Aware data-free Quantization: its synthesis of images."""
+
+    name = "psaq_vit"
+    version = 1
+    paper = "PSAQ-ViT (ECCV 2022)"
+    config_class = PSAQViTConfig
+    space: ClassVar = {
+        "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},
+        "pse_weight": {"min": 0.01, "max": 10.0, "scaling": "log"},
+        "tv_weight": {"min": 0.005, "max": 0.5, "scaling": "log"},
+        "bandwidth": {"min": 0.003, "max": 0.1, "scaling": "log"},
+        "jitter": {"choices": [0, 8, 15, 30]},
+    }
+
+    def default_config(self, model: str) -> PSAQViTConfig:
+        """Return the code's defaults with Swin's own learning rate; 100 steps for the embedded models."""
+        rate, steps = 0.25 if model.startswith("swin") else 0.2, 100 if model.endswith("_digits") else 1000
+        return PSAQViTConfig(learning_rate=rate, iterations=steps)
+
+    def image_passes(self, config: PSAQViTConfig) -> float:
+        """Count every image at every step."""
+        return config.iterations * config.images
+
+    def synthesize(self, model: nn.Module, config: PSAQViTConfig, context: SynthesisContext) -> SyntheticImages:
+        """Draw classes and noise, then optimise the pixels; refuses models without attention it understands."""
+        objective = _Objective(model, config, context)
+        start = torch.randn((config.images, *context.space.shape), generator=context.generator).to(context.device)
+        jitter = Jitter(config.limits(context.space), config.flip, context.generator)
+        images, losses = optimize_images(start, objective, config.loop(), context.space, context.report, jitter)
+        targets = objective.targets.cpu()
+        return SyntheticImages(images.cpu(), targets, losses, {"labels": targets.argmax(dim=1)})
+
+
+class _Objective:
+    """The loss of one synthesis: its classes and v0 are drawn at the start."""
+
+    def __init__(self, model: nn.Module, config: PSAQViTConfig, context: SynthesisContext) -> None:
+        self.model, self.config, self.context = model, config, context
+        self.law = DensityLaw(config.bandwidth, config.points)
+        self.sites = attention_sites(model) if config.pse_weight > 0 else []
+        labels = torch.randint(context.classes, (config.images,), generator=context.generator)
+        self.targets = functional.one_hot(labels, context.classes).float().to(context.device)
+        shape = torch.empty((config.images, *context.space.shape), device="meta")
+        self.variation_target = variation_target(shape, context.generator)
+
+    def __call__(self, shown: Tensor, step: int) -> Iterator[dict[str, Tensor]]:
+        """Yield the weighted terms of one step, a micro-batch of images at a time."""
+        groups = shown.split(self.context.micro_batch), self.targets.split(self.context.micro_batch)
+        smallest = self._smallest(groups[0])
+        for batch, targets in zip(*groups, strict=True):
+            logits, units = self._read(batch)
+            terms = {"oh": soft_cross_entropy(logits, targets).sum() / len(shown)}
+            if units:
+                entropies = [patch_similarity_entropy(u, self.law, s) for u, s in zip(units, smallest, strict=True)]
+                terms["pse"] = -self.config.pse_weight * torch.stack(entropies).sum() / len(shown)
+            yield terms
+        if self.config.tv_weight > 0:
+            yield {"tv": self.config.tv_weight * (total_variation(shown) - self.variation_target).abs()}
+
+    def _smallest(self, batches: Sequence[Tensor]) -> list[float | None]:
+        """Return the batch's least similarity at each site, by a pass ahead; None where one micro-batch is all."""
+        if len(batches) == 1 or not self.sites:
+            return [None] * len(self.sites)
+        with torch.no_grad():
+            found = [[smallest_similarity(unit) for unit in self._read(batch)[1]] for batch in batches]
+        return [min(least) for least in zip(*found, strict=True)]
+
+    def _read(self, batch: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits and the unit tokens of every site."""
+        with attention_outputs(self.sites) as outputs:
+            logits = self.model(batch)
+        pairs = zip(self.sites, outputs, strict=True)
+        return logits, [unit_tokens(output, max(1, site.prefix)) for site, output in pairs]
