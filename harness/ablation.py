@@ -67,7 +67,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
     from harness.records import load_records
     from methods.registry import METHODS
 
-    catalog.load()
+    catalog.load(arguments.plugin)
     console = Console()
     if arguments.table_only:
         _show(

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 _EXAMPLES = """examples:
   python -m harness.bench
   python -m harness.bench --plan
+  python -m harness.bench --list methods
   python -m harness.bench --models vit_digits --bits w3a3,w4a4 --methods real,spdfq --seeds 0,1,2
   python -m harness.bench --models deit_t,vit_b --bits w4a4,w8a8 --methods noise,spdfq --data imagenet/val
   python -m harness.bench --models 'deit_*' --weights checkpoints --data imagenet/val --gpus-per-trial 0.5
+  python -m harness.bench --methods spdfq,mine --plugin mine.py
   python -m harness.bench --set spdfq.iterations=500 --set blockwise.iterations=200
 """
 
@@ -44,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--methods", default="noise,real,spdfq", help="how calibration images are made")
     what.add_argument("--backends", default="blockwise", help="how models are quantized")
     what.add_argument("--seeds", default="0", help="such as 0,1,2")
+    what.add_argument("--list", choices=("methods", "backends", "models"), help="show what there is, and run nothing")
     add_data_options(result)
     add_run_options(result)
     return result
@@ -63,6 +66,9 @@ def _bench(arguments: argparse.Namespace) -> int:
     from harness.run import run_plan
 
     console = Console()
+    if arguments.list:
+        _list(arguments, console)
+        return 0
     request = read_request(arguments)
     settings, resources = run_settings(arguments, request)
     plan = make_plan([request], settings.results)
@@ -74,6 +80,15 @@ def _bench(arguments: argparse.Namespace) -> int:
     failures = run_plan(plan, settings, resources, console)
     _print_leaderboard(plan, settings.results, console)
     return 1 if failures else 0
+
+
+def _list(arguments: argparse.Namespace, console: Console) -> None:
+    from harness import catalog
+    from harness.listing import LISTS
+    from harness.render import print_table
+
+    catalog.load(arguments.plugin)
+    print_table(LISTS[arguments.list](), console)
 
 
 def _print_leaderboard(plan: Plan, results: Path, console: Console) -> None:

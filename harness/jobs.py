@@ -90,7 +90,8 @@ def needs(job: Job) -> set[str]:
 class RunSettings:
     """What all jobs of a run share. device: "cpu" or "cuda"; threads: CPU threads per job; gate: whether an
     FP32 accuracy far below the expected one stops the run; executor, command and commit go into provenance;
-    run: names this run, so that a cell can tell whether its synthesis was made before it."""
+    run: names this run, so that a cell can tell whether its synthesis was made before it; plugins: absolute paths of
+    plugin files."""
 
     results: Path
     device: str
@@ -100,6 +101,7 @@ class RunSettings:
     command: str
     commit: str | None
     run: str
+    plugins: tuple[str, ...] = ()
 
 
 @dataclass

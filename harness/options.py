@@ -12,6 +12,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--set", action="append", default=[], metavar="NAME.KEY=VALUE", help="a setting of a method or backend"
     )
+    group.add_argument(
+        "--plugin", action="append", default=[], metavar="FILE", help="Python file that registers methods or backends"
+    )
     group.add_argument("--config", type=Path, help="TOML file with such settings, a table per method or backend")
     group.add_argument(
         "--precision", choices=("fp32", "bf16"), help="of the forward passes of synthesis (default: fp32)"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.catalog import PACKAGES
+from harness.files import hash_file
 
 if TYPE_CHECKING:
     from harness.jobs import RunSettings
@@ -69,10 +70,12 @@ def provenance(settings: RunSettings) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": settings.threads,
         "executor": settings.executor,
+        "plugins": {Path(path).name: hash_file(Path(path)) for path in settings.plugins},
     }
 
 
 def command_line() -> str:
     """Return the command as typed, with folders reduced to their last part (paths name a machine)."""
     words = [Path(word).name if os.sep in word and "=" not in word else word for word in sys.argv[1:]]
-    return " ".join(["python -m harness.bench", *words])
+    module = getattr(sys.modules["__main__"].__spec__, "name", "harness.bench")
+    return " ".join([f"python -m {module}", *words])

@@ -28,7 +28,7 @@ _MOST_THREADS = 8
 
 def read_request(arguments: argparse.Namespace) -> Request:
     """Check everything the command names; raises UsageError for the first thing that does not work."""
-    catalog.load()
+    catalog.load(_plugins(arguments))
     entries = select_models(_words(arguments.models, "--models"))
     methods = _words(arguments.methods, "--methods")
     backends = _words(arguments.backends, "--backends")
@@ -97,9 +97,13 @@ def _calibration(arguments: argparse.Namespace) -> dict[str, DataSource]:
     return found
 
 
-def _absolute(folder: str) -> str:
-    """Return a folder's absolute path: workers may start elsewhere."""
-    return str(Path(folder).expanduser().absolute())
+def _absolute(path: str) -> str:
+    """Return an absolute path: workers may start elsewhere."""
+    return str(Path(path).expanduser().absolute())
+
+
+def _plugins(arguments: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(_absolute(path) for path in arguments.plugin)
 
 
 def _checked(sources: dict[str, DataSource], entries: list[ModelEntry], skip_bad: bool) -> dict[str, DataSource]:
@@ -139,6 +143,7 @@ def run_settings(arguments: argparse.Namespace, request: Request) -> tuple[RunSe
         command=command_line(),
         commit=git_commit(),
         run=uuid4().hex,
+        plugins=_plugins(arguments),
     )
     return settings, Resources(cpus, gpus, arguments.address)
 

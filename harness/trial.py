@@ -47,7 +47,7 @@ def run_job(job: Job, settings: RunSettings, report: StageReport) -> str | None:
     """
     import torch
 
-    catalog.load()
+    catalog.load(settings.plugins)
     torch.set_num_threads(settings.threads)
     try:
         _RUNNERS[type(job)](job, settings, report)

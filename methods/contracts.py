@@ -107,9 +107,11 @@ class Method(ABC):
     config_class: ClassVar[type]
     ablation: ClassVar[tuple[AblationRow, ...]] = ()
     ablation_setting: ClassVar[str] = ""
+    inferred: ClassVar[str] = ""
     space: ClassVar[dict[str, dict[str, Any]]] = {}
     """Declarative search space: setting -> {"min", "max", "scaling"} or {"choices"}; `ablation`: the paper's rows,
-    measured by it in `ablation_setting` (bits and model)."""
+    measured by it in `ablation_setting` (bits and model); `inferred`: in a few words what the paper leaves untold
+    and was chosen here, empty where nothing is."""
 
     def default_config(self, model: str) -> Any:
         """Return the default config for a model's name; per-model tables override this."""
@@ -143,6 +145,7 @@ class Backend(ABC):
     version: ClassVar[int]
     paper: ClassVar[str]
     config_class: ClassVar[type]
+    inferred: ClassVar[str] = ""
     space: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def default_config(self, model: str) -> Any:

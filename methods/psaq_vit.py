@@ -81,6 +81,7 @@ class PSAQViT(Method):
     version = 1
     paper = "PSAQ-ViT (ECCV 2022)"
     config_class = PSAQViTConfig
+    inferred = "jitter and variation target for other sizes than 224 px; several prefix tokens"
     space: ClassVar = {
         "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},
         "pse_weight": {"min": 0.01, "max": 10.0, "scaling": "log"},

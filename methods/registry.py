@@ -37,13 +37,18 @@ class Registry(Generic[T]):
         return list(self._targets)
 
     def get(self, name: str) -> T:
-        """Return an instance of the entry `name`; raises UsageError with the nearest known name."""
+        """Return an instance of the entry `name`; raises UsageError with the nearest known name, or with the reason
+        why what it leads to cannot be imported."""
         if name not in self._targets:
             raise unknown_name(self.kind, name, self._targets)
         target = self._targets[name]
         if isinstance(target, str):
             module, _, attribute = target.partition(":")
-            target = getattr(import_module(module), attribute)
+            try:
+                target = getattr(import_module(module), attribute)
+            except Exception as error:  # a stranger's module may raise anything
+                reason = f"{type(error).__name__}: {error}"
+                raise UsageError(f"The {self.kind} {name!r} cannot be loaded from {module} ({reason}).") from error
         return target()
 
 

@@ -106,6 +106,7 @@ class SPDFQ(Method):
     version = 1
     paper = "SPDFQ / SARDFQ (arXiv 2412.16553; ICCV 2025)"
     config_class = SPDFQConfig
+    inferred = "laws of priors, regions and other soft labels; alpha1 per model; learning rate and schedule"
     ablation = ROWS
     ablation_setting = "W4A4 DeiT-S"
     space: ClassVar = {

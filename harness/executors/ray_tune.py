@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from harness import catalog
 from harness.executors import Listener, Resources
 from harness.jobs import Job, RunSettings, Schedule
 from harness.trial import fail_job, run_job
@@ -74,6 +75,8 @@ def execute(jobs: list[Job], settings: RunSettings, listener: Listener, resource
     if not jobs:
         return
     connect(resources)
+    for module in catalog.plugin_modules(settings.plugins):
+        ray.cloudpickle.register_pickle_by_value(module)  # workers cannot import it by its name
     storage = settings.results.resolve() / "ray"
     searcher = _JobSearcher(Schedule(jobs), settings, listener)
     trainable = tune.with_resources(_trainable(jobs, settings), {"cpu": resources.cpus, "gpu": resources.gpus})

@@ -57,6 +57,7 @@ class Blockwise(Backend):
     version = 1
     paper = "SPDFQ / SARDFQ (arXiv 2412.16553; ICCV 2025)"
     config_class = BlockwiseConfig
+    inferred = "initial ranges; all images in every step"
     space: ClassVar = {
         "iterations": {"min": 0, "max": 400},
         "learning_rate": {"min": 1e-6, "max": 1e-3, "scaling": "log"},

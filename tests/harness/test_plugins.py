@@ -1,0 +1,137 @@
+"""Plugins: the documented example runs, broken ones are named and skipped, entry points register by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import pytest
+import torch
+from harness_kit import ROOT, images_checksum, python, records_of, run_bench, run_here, stream
+from torch.nn import functional
+
+from harness import bench, catalog
+from methods.errors import UsageError
+from methods.registry import BACKENDS, METHODS
+
+TINY = ["--models", "vit_digits", "--backends", "minmax", "--limit", "20", "--bits", "w8a8"]
+
+
+@pytest.fixture(autouse=True)
+def registries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    catalog.load()
+    for registry in (METHODS, BACKENDS):
+        monkeypatch.setattr(registry, "_targets", dict(registry._targets))
+    modules = set(sys.modules)
+    yield
+    catalog._load_file.cache_clear()
+    for name in set(sys.modules) - modules:
+        if name.startswith("plugin_"):
+            del sys.modules[name]
+
+
+def example(folder: Path) -> Path:
+    """Write the example of docs/adding_a_method.md as its reader would."""
+    text = (ROOT / "docs" / "adding_a_method.md").read_text()
+    path = folder / "blobs.py"
+    path.write_text(text.partition("```python\n")[2].partition("```")[0])
+    return path
+
+
+def test_the_documented_example_runs_and_its_settings_count(tmp_path: Path) -> None:
+    plugin = example(tmp_path)
+    words = ["--methods", "blobs", "--set", "blobs.images=3", "--set", "blobs.cells=8", "--plugin", str(plugin)]
+    outcome = run_bench(tmp_path / "results", *TINY, *words)
+    assert outcome.code == 0, outcome.err
+    assert "blobs + minmax (blobs.cells=8, blobs.images=3)" in " ".join(outcome.out.split())
+    [record] = records_of(tmp_path / "results").values()
+    coarse = torch.randn((3, 3, 8, 8), generator=stream("0/synthesis"))
+    expected = functional.interpolate(coarse, (32, 32), mode="bilinear").clamp(-1, 1)
+    assert record["images_sha256"] == images_checksum(expected)
+    assert record["provenance"]["plugins"] == {"blobs.py": hashlib.sha256(plugin.read_bytes()).hexdigest()}
+
+
+@pytest.mark.slow
+def test_the_documented_example_runs_in_rays_workers(tmp_path: Path) -> None:
+    words = ["--methods", "blobs", "--set", "blobs.images=3", "--plugin", str(example(tmp_path))]
+    done = python("-m", "harness.bench", *TINY, *words, "--results", str(tmp_path / "results"))
+    assert done.code == 0, done.err
+    [record] = records_of(tmp_path / "results").values()
+    assert record["status"] == "ok"
+    assert record["provenance"]["executor"] == "ray"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import nowhere_to_be_found", "ModuleNotFoundError"),
+        ("def broken(:", "SyntaxError"),
+        ("from methods.registry import METHODS\nMETHODS.register('noise', int)", "registered twice"),
+    ],
+)
+def test_a_broken_plugin_is_named_and_skipped(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    good = example(tmp_path)
+    words = ["--methods", "blobs,noise", "--plugin", str(path), "--plugin", str(good)]
+    outcome = run_bench(tmp_path / "results", *TINY, *words)
+    assert outcome.code == 0, outcome.err
+    assert f"The plugin {path} was skipped" in outcome.err
+    assert reason in outcome.err
+    assert {r["cell"]["method"] for r in records_of(tmp_path / "results").values()} == {"blobs", "noise"}
+
+
+def test_a_plugin_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    outcome = run_bench(tmp_path / "results", *TINY, "--plugin", str(tmp_path / "absent.py"))
+    assert outcome.code == 2
+    assert "absent.py: there is no such file" in outcome.err
+    assert not (tmp_path / "results").exists()
+
+
+def test_entry_points_register_by_name_and_broken_ones_harm_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installed = EntryPoints(
+        [
+            EntryPoint("mine", "methods.noise:Noise", "spdfq_bench.methods"),
+            EntryPoint("gone", "nowhere_to_be_found:Thing", "spdfq_bench.methods"),
+            EntryPoint("real", "methods.noise:Noise", "spdfq_bench.methods"),
+            EntryPoint("quick", "methods.backends.minmax:MinMax", "spdfq_bench.backends"),
+        ]
+    )
+    monkeypatch.setattr(catalog, "entry_points", lambda group: installed.select(group=group))
+    catalog._load_installed.__wrapped__()
+    assert type(METHODS.get("mine")).__name__ == "Noise"
+    assert type(METHODS.get("real")).__name__ == "Real"
+    assert type(BACKENDS.get("quick")).__name__ == "MinMax"
+    assert "The plugin real = methods.noise:Noise was skipped" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="'gone' cannot be loaded from nowhere_to_be_found"):
+        METHODS.get("gone")
+
+
+def test_list_shows_every_name_and_what_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    METHODS.register("gone", "nowhere_to_be_found:Thing")
+    outcome = run_here(bench.main, ["--list", "methods"])
+    assert outcome.code == 0, outcome.err
+    lines = {line.split("│")[1].strip(): line for line in outcome.out.splitlines() if line.startswith("│")}
+    assert set(lines) == set(METHODS.names())
+    assert "cannot be loaded" in lines["gone"]
+    assert "112,000" in lines["spdfq"]  # 1000 steps x 32 images x (1 + 2.5 regions)
+    assert "real images" in lines["real"]
+    models = run_here(bench.main, ["--list", "models"]).out
+    assert "deit_tiny_patch16_224.fb_in1k" in models
+    backends = run_here(bench.main, ["--list", "backends"]).out
+    assert "3,232" in next(line for line in backends.splitlines() if "blockwise" in line)
+
+
+def test_the_command_in_a_record_is_the_one_that_was_run(tmp_path: Path) -> None:
+    words = ["-m", "harness.bench", *TINY, "--methods", "noise", "--executor", "local", "--results", str(tmp_path)]
+    assert python(*words).code == 0
+    [record] = records_of(tmp_path).values()
+    assert record["provenance"]["command"].startswith("python -m harness.bench --models vit_digits")
+    assert json.dumps(record).count(str(tmp_path)) == 0
