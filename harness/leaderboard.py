@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from harness.command import run_command
 from harness.files import check_writable, write_atomically
+from harness.revisions import folders_with_records
 from methods.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from harness.records import Record
     from harness.tables import Layout, Table
 
-FORMATS = ("md", "csv")
+FORMATS = {"md": "md", "csv": "csv", "latex": "tex"}
 _EXAMPLES = """examples:
   python -m harness.leaderboard
   python -m harness.leaderboard results/digits results/deit_t
@@ -59,8 +60,9 @@ def parser() -> argparse.ArgumentParser:
         "--pairs",
         action="store_true",
         help="instead compare every pair of rows on the same images: difference in points, images only one of them "
-        "got right, exact p, and p corrected for all pairs of the column (console, md and csv)",
+        "got right, exact p, and p corrected for all pairs of the column",
     )
+    what.add_argument("--reported", type=Path, metavar="FOLDER", help="reported figures (default: results/reported)")
     how = result.add_argument_group("how to show it")
     how.add_argument("--format", choices=("console", *FORMATS, "all"), default="console")
     how.add_argument("--out", type=Path, help="folder to write leaderboard.* (or pairs.*) into")
@@ -78,31 +80,26 @@ def _report(arguments: argparse.Namespace) -> int:
 
     if arguments.out is not None:
         check_writable(arguments.out)
-    records = load_finished(arguments.results or default_folders())
+    records = load_finished(arguments.results or folders_with_records(Path("results")))
     tables = leaderboards(records, _layout(arguments))
-    grids = _pair_grids(tables) if arguments.pairs else [table.grid() for table in tables]
+    grids = _pair_grids(tables) if arguments.pairs else _board_grids(tables, arguments.reported)
     if arguments.format in ("console", "all"):
         _print(grids)
-    for name in FORMATS:
+    for name, ending in FORMATS.items():
         if arguments.format not in (name, "all"):
             continue
         if arguments.out is not None:
-            file = arguments.out / f"{'pairs' if arguments.pairs else 'leaderboard'}.{name}"
+            file = arguments.out / f"{'pairs' if arguments.pairs else 'leaderboard'}.{ending}"
             write_atomically(file, _text(name, tables, grids, arguments.pairs).encode())
         elif arguments.format == name:
             print(_text(name, tables, grids, arguments.pairs), end="")
     return 0
 
 
-def default_folders() -> list[Path]:
-    """Return `results` and the folders in it that hold records."""
-    return [Path("results"), *sorted(path.parent for path in Path("results").glob("*/records"))]
-
-
-def load_finished(folders: list[Path], details: bool = False) -> list[Record]:
+def load_finished(folders: list[Path], details: bool = False, name: str | None = None) -> list[Record]:
     """Return the records under results folders, naming what is not counted on stderr.
 
-    Raises UsageError when no cell has finished.
+    name: what to call the folders; raises UsageError when no cell has finished.
     """
     from harness.records import load_records
 
@@ -113,7 +110,7 @@ def load_finished(folders: list[Path], details: bool = False) -> list[Record]:
     if failed:
         print(f"{failed} failed cells are not in the tables.", file=sys.stderr)
     if len(records.sound) == failed:
-        raise UsageError(f"There are no records of finished cells under {', '.join(map(str, folders))}.")
+        raise UsageError(f"There are no records of finished cells under {name or ', '.join(map(str, folders))}.")
     return records.sound
 
 
@@ -124,6 +121,17 @@ def _layout(arguments: argparse.Namespace) -> Layout:
         tuple(filter(None, map(str.strip, text.split(",")))) for text in (arguments.rows, arguments.columns)
     )
     return Layout(rows, columns, arguments.metric, tuple(arguments.filter))
+
+
+def _board_grids(tables: Sequence[Table], folder: Path | None) -> list[Grid]:
+    """Return the leaderboards, and after them what others report for their rows."""
+    from harness.reported import FOLDER, load_reported, reported_grid
+
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"There is no folder {folder} of reported figures.")
+    figures = load_reported(folder or FOLDER)
+    beside = [reported_grid(table, figures) for table in tables]
+    return [table.grid() for table in tables] + [grid for grid in beside if grid]
 
 
 def _pair_grids(tables: Sequence[Table]) -> list[Grid]:
@@ -146,10 +154,11 @@ def _print(grids: Sequence[Grid]) -> None:
 
 def _text(name: str, tables: Sequence[Table], grids: Sequence[Grid], pairs: bool) -> str:
     """Return the text of one format."""
+    from harness.latex import latex
     from harness.render import csv, grid_csv, markdown
 
-    if name == "md":
-        return markdown(grids)
+    if name != "csv":
+        return {"md": markdown, "latex": latex}[name](grids)
     return grid_csv(grids) if pairs else csv([line for table in tables for line in table.lines()])
 
 

@@ -26,7 +26,13 @@ def print_table(table: Table | Grid, console: Console) -> None:
     )
     for place, title in enumerate(grid.header):
         label = place < grid.labels
-        drawn.add_column(escape(title), overflow="fold", justify="left" if label else "right", no_wrap=not label)
+        drawn.add_column(
+            escape(title),
+            overflow="fold",
+            justify="left" if label else "right",
+            no_wrap=not label,
+            min_width=14 if label else None,
+        )
     for row in grid.body:
         drawn.add_row(*map(_rich, row))
     console.print(drawn)
