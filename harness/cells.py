@@ -75,6 +75,16 @@ def synthesis_key(cell: Cell, identity: Identity) -> str:
     )
 
 
+def recorded_synthesis(record: dict[str, Any]) -> str | None:
+    """Return the key of the images a recorded cell was quantized with, None when the record lacks a part of it."""
+    versions, weights = record["versions"], record.get("weights", {})
+    try:
+        identity = Identity(versions["method"], versions["backend"], weights["sha256"])
+        return synthesis_key(Cell(**record["cell"]), identity)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def reference_key(model: str, weights_sha256: str, data: dict[str, Any]) -> str:
     """Return the key of a model's FP32 logits on an image set."""
     return hash_key({"model": model, "weights_sha256": weights_sha256, "data": data})

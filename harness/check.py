@@ -12,12 +12,16 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.command import run_command
 from harness.revisions import folders_with_records
 from methods.errors import UsageError
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
 SCHEMA_FILE = Path(__file__).parents[1] / "docs" / "record.schema.json"
 _EXAMPLES = """examples:
@@ -79,15 +83,16 @@ def problems_of(path: Path, seen: dict[str, Any]) -> Iterator[str]:
 
 def faults(record: Any) -> list[str]:
     """Return what the JSON Schema finds wrong with a record: where, and what was expected."""
-    from jsonschema import Draft202012Validator
-
-    errors = sorted(Draft202012Validator(_schema()).iter_errors(record), key=lambda error: error.json_path)
+    errors = sorted(_validator().iter_errors(record), key=lambda error: error.json_path)
     return [f"{error.json_path} {_brief(error.message)}" for error in errors]
 
 
-def _schema() -> Any:
+@lru_cache
+def _validator() -> Draft202012Validator:
+    from jsonschema import Draft202012Validator
+
     try:
-        return json.loads(SCHEMA_FILE.read_text())
+        return Draft202012Validator(json.loads(SCHEMA_FILE.read_text()))
     except OSError as error:
         raise UsageError(f"The schema {SCHEMA_FILE} is missing; run this from a checkout of the project.") from error
 

@@ -38,6 +38,15 @@ def print_table(table: Table | Grid, console: Console) -> None:
     console.print(drawn)
 
 
+def console(grids: Sequence[Grid]) -> str:
+    """Return grids as a terminal of this width and these colours shows them."""
+    screen = Console()
+    with screen.capture() as captured:
+        for grid in grids:
+            print_table(grid, screen)
+    return captured.get()
+
+
 def _rich(word: Word) -> str:
     text = escape(word.text)
     return (f"[bold]{text}[/bold]" if word.strong else text) + word.mark
