@@ -55,7 +55,7 @@ def recorded_key(record: dict[str, Any]) -> str | None:
     versions, weights = record["versions"], record.get("weights", {})
     try:
         identity = Identity(versions["method"], versions["backend"], weights["sha256"])
-        return hash_key({"cell": record["cell"], "identity": asdict(identity)})
+        return hash_key({"cell": record["cell"], "identity": vars(identity)})
     except (KeyError, ValueError):
         return None
 

@@ -74,7 +74,7 @@ def load_records(folders: list[Path], details: bool = False) -> Records:
     found: dict[str, Record] = {}
     problems = []
     with _without_collector():
-        for path in (path for folder in folders for path in sorted((folder / "records").glob("*.json"))):
+        for path in (path for folder in folders for path in _files(folder)):
             record, problem = read_record(path)
             if problem is None:
                 problem = _keep(record, found)
@@ -83,6 +83,10 @@ def load_records(folders: list[Path], details: bool = False) -> Records:
             if not details:
                 record.pop("quantized_ops", None)
     return Records([found[key] for key in sorted(found)], problems)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted((folder / "records").glob("*.json"), key=lambda path: path.name)
 
 
 def _keep(record: Record, found: dict[str, Record]) -> str | None:

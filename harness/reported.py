@@ -78,13 +78,16 @@ def reported_grid(table: Table, figures: Sequence[Figure]) -> Grid | None:
     """Return a leaderboard's rows that somebody else has reported too, with the difference; None if there are none."""
     if table.metric.field != "top1":
         return None
+    named: dict[tuple[str, ...], list[Figure]] = {}
+    for figure in figures:
+        named.setdefault((figure.model, figure.bits, figure.method), []).append(figure)
     found = [
         (column, label, value, figure)
         for place, column in enumerate(table.columns)
         for label, values in table.rows
         for value in [values[place]]
         if value is not None and value.lines
-        for figure in _matching(value, figures)
+        for figure in _matching(value, named)
     ]
     sources = list(dict.fromkeys(figure.source for *_, figure in found))
     protocols = list(dict.fromkeys("; ".join(_differences(value, figure)) for *_, value, figure in found))
@@ -101,14 +104,13 @@ def reported_grid(table: Table, figures: Sequence[Figure]) -> Grid | None:
     return Grid(f"Reported against measured: {table.title}", _HEADER, body, notes, labels=2) if body else None
 
 
-def _matching(value: Value, figures: Sequence[Figure]) -> list[Figure]:
+def _matching(value: Value, named: dict[tuple[str, ...], list[Figure]]) -> list[Figure]:
     """Return the figures reported for what was measured; of one source those whose settings come nearest."""
     cell = value.lines[0].record["cell"]
     found = [
         figure
-        for figure in figures
-        if (figure.model, figure.bits, figure.method) == (cell["model"], cell["bits"], cell["method"])
-        and figure.settings.items() <= cell["overrides"].items()
+        for figure in named.get((cell["model"], cell["bits"], cell["method"]), [])
+        if figure.settings.items() <= cell["overrides"].items()
         and not (figure.same_backend_only and figure.backend != cell["backend"])
     ]
     return [
