@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import gc
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from harness.files import write_atomically
 from harness.soundness import SCHEMA as SCHEMA
@@ -50,7 +51,7 @@ def read_record(path: Path) -> tuple[Record, str | None]:
     """Return a record and None, or an empty one and a sentence that says why the file does not count."""
     try:
         content = path.read_bytes()
-        record = json.loads(content)
+        record = orjson.loads(content)
     except (OSError, ValueError, RecursionError):
         return {}, f"{path.name} is not readable JSON"
     problem = seal_problem(content, record) or record_problem(record, path.stem)
