@@ -74,7 +74,11 @@ def page(tables: Sequence[Table], reported: Sequence[Grid], folders: Sequence[Pa
     except ImportError as error:
         raise UsageError("The HTML page needs jinja2: pip install -e '.[report]'.") from error
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
     )
     operations: list[list[dict[str, Any]]] = []
     entries = list(_entries(tables, folders, operations))

@@ -313,7 +313,7 @@ def test_another_metric_is_shown_with_its_own_best() -> None:
         (Layout(rows=("metod",)), "Unknown field 'metod'. Did you mean 'method'?"),
         (Layout(columns=("top1",)), "top1 is none of them"),
         (Layout(rows=("model",)), "model cannot make both rows and columns."),
-        (Layout(metric="top15"), "Unknown metric 'top15'. Did you mean 'top1'?"),
+        (Layout(metric="kll"), "Unknown metric 'kll'. Did you mean 'kl'?"),
         (Layout(filters=("bits",)), "is not of the form field=value"),
         (Layout(filters=("bit=w4a4",)), "Unknown field 'bit'. Did you mean 'bits'?"),
         (Layout(filters=("bits=w5a5",)), "No measurement is left by --filter 'bits=w5a5'."),
