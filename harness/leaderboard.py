@@ -20,8 +20,9 @@ from methods.errors import UsageError
 
 if TYPE_CHECKING:
     from harness.grid import Grid
+    from harness.layout import Layout
     from harness.records import Record
-    from harness.tables import Layout, Table
+    from harness.tables import Table
 
 _Text: TypeAlias = "Callable[[], str]"
 FILES = {"md": "leaderboard.md", "csv": "leaderboard.csv", "latex": "leaderboard.tex", "html": "index.html"}
@@ -130,7 +131,7 @@ def load_finished(folders: list[Path], details: bool = False, name: str | None =
 
 
 def _layout(arguments: argparse.Namespace) -> Layout:
-    from harness.tables import Layout
+    from harness.layout import Layout
 
     rows, columns = (
         tuple(filter(None, map(str.strip, text.split(",")))) for text in (arguments.rows, arguments.columns)

@@ -118,6 +118,8 @@ def _linear(low: float, high: float) -> list[float]:
     step = 10 ** math.floor(math.log10(span / 4))
     step *= next(factor for factor in (1, 2, 5, 10) if factor * step >= span / 4)
     first, last = math.floor(low / step - 0.25), math.ceil(high / step + 0.25)
+    if high <= 100:  # no room above for percentages
+        last = min(last, round(100 / step))
     return [round(place * step, 6) for place in range(first, last + 1)]
 
 

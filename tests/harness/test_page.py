@@ -91,6 +91,11 @@ def test_pareto_front_by_hand() -> None:
     assert [mark.front for mark in plot.marks] == [True, True, False]
 
 
+def test_a_scale_of_percentages_ends_at_100() -> None:
+    plot = by_cost("t", "s", [Point(1, 88.2, 0, ""), Point(2, 99.8, 0, "")])
+    assert [text for _, text in plot.y_ticks] == ["85", "90", "95", "100"]
+
+
 def test_a_curve_spans_its_box() -> None:
     assert curve([4.0, 2.0, 0.0], 220, 60) == "0.0,0.0 110.0,30.0 220.0,60.0"
     assert curve([1.0, 1.0], 220, 60) == "0.0,60.0 220.0,60.0"

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from harness_kit import correct, make_record
 
+from harness.layout import Layout
 from harness.measurements import measurements
 from harness.pairs import pair_grids, pairs
 from harness.render import csv, markdown
-from harness.tables import Layout, Table, leaderboards
+from harness.tables import Table, leaderboards
 from methods.errors import UsageError
 
 
