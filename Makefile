@@ -14,6 +14,12 @@ test-slow:
 demo:
 	python -m harness.bench
 
+# Every folder of records gets its leaderboard in three formats; all of them together make one page.
 results:
-	python -m harness.leaderboard results/digits --format all --out results/digits
-	python -m harness.leaderboard results/deit_t --format all --out results/deit_t
+	python -m harness.check
+	for records in results/*/records; do \
+		for format in md csv latex; do \
+			python -m harness.leaderboard $${records%/records} --format $$format --out $${records%/records} || exit 1; \
+		done; \
+	done
+	python -m harness.leaderboard --format html --out results

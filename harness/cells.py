@@ -55,7 +55,7 @@ def recorded_key(record: dict[str, Any]) -> str | None:
     versions, weights = record["versions"], record.get("weights", {})
     try:
         identity = Identity(versions["method"], versions["backend"], weights["sha256"])
-        return hash_key({"cell": record["cell"], "identity": asdict(identity)})
+        return hash_key({"cell": record["cell"], "identity": vars(identity)})
     except (KeyError, ValueError):
         return None
 
@@ -73,6 +73,16 @@ def synthesis_key(cell: Cell, identity: Identity) -> str:
             "weights_sha256": identity.weights_sha256,
         }
     )
+
+
+def recorded_synthesis(record: dict[str, Any]) -> str | None:
+    """Return the key of the images a recorded cell was quantized with, None when the record lacks a part of it."""
+    versions, weights = record["versions"], record.get("weights", {})
+    try:
+        identity = Identity(versions["method"], versions["backend"], weights["sha256"])
+        return synthesis_key(Cell(**record["cell"]), identity)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def reference_key(model: str, weights_sha256: str, data: dict[str, Any]) -> str:

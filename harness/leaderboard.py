@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from harness.command import run_command
 from harness.files import check_writable, write_atomically
+from harness.revisions import folders_with_records
 from methods.errors import UsageError
 
 if TYPE_CHECKING:
     from harness.grid import Grid
+    from harness.layout import Layout
     from harness.records import Record
-    from harness.tables import Layout, Table
+    from harness.tables import Table
 
-FORMATS = ("md", "csv")
+_Text: TypeAlias = "Callable[[], str]"
+FILES = {"md": "leaderboard.md", "csv": "leaderboard.csv", "latex": "leaderboard.tex", "html": "index.html"}
+_MOST_NAMED = 20
 _EXAMPLES = """examples:
   python -m harness.leaderboard
   python -m harness.leaderboard results/digits results/deit_t
@@ -59,11 +64,14 @@ def parser() -> argparse.ArgumentParser:
         "--pairs",
         action="store_true",
         help="instead compare every pair of rows on the same images: difference in points, images only one of them "
-        "got right, exact p, and p corrected for all pairs of the column (console, md and csv)",
+        "got right, exact p, and p corrected for all pairs of the column",
     )
+    what.add_argument("--reported", type=Path, metavar="FOLDER", help="reported figures (default: results/reported)")
     how = result.add_argument_group("how to show it")
-    how.add_argument("--format", choices=("console", *FORMATS, "all"), default="console")
-    how.add_argument("--out", type=Path, help="folder to write leaderboard.* (or pairs.*) into")
+    how.add_argument("--format", choices=("console", *FILES, "all"), default="console")
+    how.add_argument(
+        "--out", type=Path, help="folder to write leaderboard.md, .csv, .tex and index.html (or pairs.*) into"
+    )
     return result
 
 
@@ -76,49 +84,54 @@ def main(words: list[str] | None = None) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from harness.tables import leaderboards
 
-    if arguments.out is not None:
-        check_writable(arguments.out)
-    records = load_finished(arguments.results or default_folders())
+    _check(arguments)
+    folders = arguments.results or folders_with_records(Path("results"))
+    records = load_finished(folders, details=arguments.format in ("html", "all"))
     tables = leaderboards(records, _layout(arguments))
-    grids = _pair_grids(tables) if arguments.pairs else [table.grid() for table in tables]
-    if arguments.format in ("console", "all"):
-        _print(grids)
-    for name in FORMATS:
-        if arguments.format not in (name, "all"):
-            continue
-        if arguments.out is not None:
-            file = arguments.out / f"{'pairs' if arguments.pairs else 'leaderboard'}.{name}"
-            write_atomically(file, _text(name, tables, grids, arguments.pairs).encode())
-        elif arguments.format == name:
-            print(_text(name, tables, grids, arguments.pairs), end="")
+    texts = _pair_texts(tables) if arguments.pairs else _board_texts(tables, arguments.reported, folders)
+    for name in [*texts] if arguments.format == "all" else [arguments.format]:
+        if name in FILES and arguments.out is not None:
+            file = "pairs." + FILES[name].partition(".")[2] if arguments.pairs else FILES[name]
+            write_atomically(arguments.out / file, texts[name]().encode())
+        else:
+            print(texts[name](), end="")
     return 0
 
 
-def default_folders() -> list[Path]:
-    """Return `results` and the folders in it that hold records."""
-    return [Path("results"), *sorted(path.parent for path in Path("results").glob("*/records"))]
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.out is not None:
+        check_writable(arguments.out)
+    elif arguments.format == "all":
+        raise UsageError("--format all writes files; say where with --out.")
+    if arguments.pairs and arguments.format == "html":
+        raise UsageError("--pairs has no page of its own; the page of --format html holds the pairs.")
+    if arguments.reported is not None and not arguments.reported.is_dir():
+        raise UsageError(f"There is no folder {arguments.reported} of reported figures.")
 
 
-def load_finished(folders: list[Path], details: bool = False) -> list[Record]:
+def load_finished(folders: list[Path], details: bool = False, name: str | None = None) -> list[Record]:
     """Return the records under results folders, naming what is not counted on stderr.
 
-    Raises UsageError when no cell has finished.
+    name: what to call the folders; raises UsageError when no cell has finished.
     """
     from harness.records import load_records
 
     records = load_records(folders, details)
-    for problem in records.problems:
+    for problem in records.problems[:_MOST_NAMED]:
         print(f"Not counted: {problem}.", file=sys.stderr)
+    if len(records.problems) > _MOST_NAMED:
+        more = len(records.problems) - _MOST_NAMED
+        print(f"Not counted: {more} more records; python -m harness.check names them all.", file=sys.stderr)
     failed = sum(record["status"] == "failed" for record in records.sound)
     if failed:
         print(f"{failed} failed cells are not in the tables.", file=sys.stderr)
     if len(records.sound) == failed:
-        raise UsageError(f"There are no records of finished cells under {', '.join(map(str, folders))}.")
+        raise UsageError(f"There are no records of finished cells under {name or ', '.join(map(str, folders))}.")
     return records.sound
 
 
 def _layout(arguments: argparse.Namespace) -> Layout:
-    from harness.tables import Layout
+    from harness.layout import Layout
 
     rows, columns = (
         tuple(filter(None, map(str.strip, text.split(",")))) for text in (arguments.rows, arguments.columns)
@@ -126,31 +139,45 @@ def _layout(arguments: argparse.Namespace) -> Layout:
     return Layout(rows, columns, arguments.metric, tuple(arguments.filter))
 
 
-def _pair_grids(tables: Sequence[Table]) -> list[Grid]:
+def _board_texts(tables: Sequence[Table], reported: Path | None, folders: Sequence[Path]) -> dict[str, _Text]:
+    """Return what makes each format of the leaderboards, with what others report for their rows after them."""
+    from harness.reported import FOLDER, load_reported, reported_grid
+
+    figures = load_reported(reported or FOLDER)
+    beside = [grid for table in tables if (grid := reported_grid(table, figures))]
+
+    def html() -> str:
+        from harness.page import page
+
+        return page(tables, beside, folders)
+
+    def lines() -> str:
+        from harness.render import csv
+
+        return csv([line for table in tables for line in table.lines()])
+
+    return {**_grid_texts([*(table.grid() for table in tables), *beside]), "csv": lines, "html": html}
+
+
+def _pair_texts(tables: Sequence[Table]) -> dict[str, _Text]:
     from harness.pairs import pair_grids
 
     grids = [grid for table in tables for grid in pair_grids(table)]
     if not grids:
         raise UsageError("There are no two rows with per-image correctness under the same seed in one column.")
-    return grids
+    return _grid_texts(grids)
 
 
-def _print(grids: Sequence[Grid]) -> None:
-    from rich.console import Console
+def _grid_texts(grids: Sequence[Grid]) -> dict[str, _Text]:
+    from harness.latex import latex
+    from harness.render import console, grid_csv, markdown
 
-    from harness.render import print_table
-
-    for grid in grids:
-        print_table(grid, Console())
-
-
-def _text(name: str, tables: Sequence[Table], grids: Sequence[Grid], pairs: bool) -> str:
-    """Return the text of one format."""
-    from harness.render import csv, grid_csv, markdown
-
-    if name == "md":
-        return markdown(grids)
-    return grid_csv(grids) if pairs else csv([line for table in tables for line in table.lines()])
+    return {
+        "console": partial(console, grids),
+        "md": partial(markdown, grids),
+        "csv": partial(grid_csv, grids),
+        "latex": partial(latex, grids),
+    }
 
 
 if __name__ == "__main__":

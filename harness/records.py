@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import gc
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from harness.files import write_atomically
 from harness.soundness import SCHEMA as SCHEMA
@@ -50,7 +51,7 @@ def read_record(path: Path) -> tuple[Record, str | None]:
     """Return a record and None, or an empty one and a sentence that says why the file does not count."""
     try:
         content = path.read_bytes()
-        record = json.loads(content)
+        record = orjson.loads(content)
     except (OSError, ValueError, RecursionError):
         return {}, f"{path.name} is not readable JSON"
     problem = seal_problem(content, record) or record_problem(record, path.stem)
@@ -74,7 +75,7 @@ def load_records(folders: list[Path], details: bool = False) -> Records:
     found: dict[str, Record] = {}
     problems = []
     with _without_collector():
-        for path in (path for folder in folders for path in sorted((folder / "records").glob("*.json"))):
+        for path in (path for folder in folders for path in _files(folder)):
             record, problem = read_record(path)
             if problem is None:
                 problem = _keep(record, found)
@@ -83,6 +84,10 @@ def load_records(folders: list[Path], details: bool = False) -> Records:
             if not details:
                 record.pop("quantized_ops", None)
     return Records([found[key] for key in sorted(found)], problems)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted((folder / "records").glob("*.json"), key=lambda path: path.name)
 
 
 def _keep(record: Record, found: dict[str, Record]) -> str | None:

@@ -64,12 +64,24 @@ def sign_flip_p(differences: NDArray[np.int64]) -> float:
     reach, total = int(sizes.sum()), int(abs(differences.sum()))
     if total == 0:
         return 1.0
-    angles = 2 * np.pi * np.arange(reach + 1) / (2 * reach + 1)
-    spectrum = np.ones(reach + 1)
-    for size, count in zip(*np.unique(sizes[sizes > 0], return_counts=True), strict=True):
-        spectrum *= np.cos(size * angles) ** count
-    chances = np.fft.irfft(spectrum, 2 * reach + 1)[: reach + 1]
-    return float(np.clip(2 * chances[total:].sum(), 0.0, 1.0))
+    length = 1 << (2 * reach + 1).bit_length()
+    angles = 2 * np.pi * np.arange(length // 2 + 1) / length
+    spectrum = np.ones(len(angles))
+    for size, count in enumerate(np.bincount(sizes)[1:].tolist(), 1):
+        spectrum *= _power(np.cos(size * angles), count)
+    chances = np.fft.irfft(spectrum, length)[total : reach + 1]
+    return float(np.clip(2 * chances.sum(), 0.0, 1.0))
+
+
+def _power(base: NDArray[np.float64], exponent: int) -> NDArray[np.float64]:
+    """Return base ** exponent by repeated squaring, for whole exponents many times faster than `**`."""
+    result = np.ones_like(base)
+    while exponent:
+        if exponent & 1:
+            result *= base
+        base = base * base
+        exponent >>= 1
+    return result
 
 
 def holm(values: Sequence[float], comparisons: int | None = None) -> list[float]:

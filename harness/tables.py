@@ -14,31 +14,13 @@ from typing import Any, TypeAlias
 
 from harness.grid import Grid, Word
 from harness.labels import header, labels
-from harness.measurements import IDENTITY, Measurement, chosen, known_field, measurements
-from harness.metrics import METRICS, Metric, find_metric
+from harness.layout import Layout
+from harness.measurements import Measurement, chosen, measurements
+from harness.metrics import METRICS, Metric
 from harness.notes import SEVERAL_LIBRARIES, UNTESTED, notes
 from harness.records import Record
 from harness.statistics import LEVEL, Hits, leaders
 from methods.errors import UsageError
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a table shows: fields of rows and columns, the metric (None: accuracy where known), conditions."""
-
-    rows: tuple[str, ...] = ("method", "backend", "overrides")
-    columns: tuple[str, ...] = ("model", "bits")
-    metric: str | None = None
-    filters: tuple[str, ...] = ()
-
-    def column_key(self) -> tuple[str, ...]:
-        """Return the fields that tell columns apart: those asked for, and a model's weights with the model."""
-        return (*self.columns, *(("weights_sha256",) if "model" in self.columns else ()))
-
-    def row_key(self) -> tuple[str, ...]:
-        """Return the fields that tell rows apart: those asked for, then everything columns do not tell apart."""
-        columns = self.column_key()
-        return (*self.rows, *(name for name in IDENTITY if name not in (*columns, *self.rows)))
 
 
 @dataclass(frozen=True)
@@ -105,7 +87,7 @@ def leaderboards(records: list[Record], layout: Layout | None = None) -> list[Ta
     Raises UsageError for unknown fields or metrics and for filters or metrics that leave nothing to show.
     """
     layout = layout or Layout()
-    _check(layout)
+    layout.check()
     lines = chosen(measurements(records), layout.filters)
     if layout.metric:
         lines = [line for line in lines if getattr(line, layout.metric) is not None]
@@ -115,17 +97,6 @@ def leaderboards(records: list[Record], layout: Layout | None = None) -> list[Ta
     for line in lines:
         sets.setdefault((line.data, line.n, line.data_sha256), []).append(line)
     return [_table(sets[key], layout) for key in sorted(sets)]
-
-
-def _check(layout: Layout) -> None:
-    for name in (*layout.rows, *layout.columns):
-        if known_field(name) not in IDENTITY:
-            raise UsageError(f"Rows and columns are made of {', '.join(IDENTITY)}; {name} is none of them.")
-    both = set(layout.rows) & set(layout.columns)
-    if both:
-        raise UsageError(f"{both.pop()} cannot make both rows and columns.")
-    if layout.metric:
-        find_metric(layout.metric)
 
 
 def _table(lines: list[Measurement], layout: Layout) -> Table:

@@ -176,6 +176,7 @@ def _run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
     reference = _reference(job.subject, job.data, job.reference, settings, partial(report, "fp32"))
     found, correct = metrics(logits, reference, open_images(job.data).labels)
     record = _record_base(job, settings, "ok")
+    record["weights"]["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     record |= {
         "metrics": found,
         "stages": {

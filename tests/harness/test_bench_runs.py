@@ -28,6 +28,7 @@ from harness_kit import (
     images_checksum,
     records_of,
     run_bench,
+    run_here,
     snapshot,
     stream,
     synthesis_files,
@@ -35,11 +36,12 @@ from harness_kit import (
 from safetensors.torch import save_file
 from torch import nn
 
-from harness import data
+from harness import check, data
 from harness.data import limited
 from harness.digits import digits_split
 from harness.files import hash_file
 from harness.records import unpack_bits
+from harness.sizes import PARAMETERS
 from harness.weights import find_weights, load_model
 from harness.zoo import ENTRIES
 from methods.contracts import SynthesisContext, SyntheticImages
@@ -92,6 +94,7 @@ def test_all_cells_are_recorded_and_printed(run: tuple[Path, Outcome]) -> None:
 
 
 def test_records_have_the_documented_shape(run: tuple[Path, Outcome]) -> None:
+    assert run_here(check.main, [str(run[0])]).code == 0
     for stem, record in records_of(run[0]).items():
         assert (record["schema"], record["key"], record["status"], record["error"]) == (1, stem, "ok", None)
         assert {"model", "method", "backend", "bits", "seed", "data", "overrides"} <= set(record["cell"])
@@ -102,6 +105,7 @@ def test_records_have_the_documented_shape(run: tuple[Path, Outcome]) -> None:
             assert 50 < stage["peak_mb"] < 50_000
             assert stage["cached"] is False
         assert record["weights"]["sha256"] == hash_file(ROOT / "harness" / "embedded" / "vit_digits.safetensors")
+        assert record["weights"]["parameters"] == PARAMETERS["vit_digits"]
         assert record["meaningless"] is False
         assert record["versions"]["libraries"]["torch"] == torch.__version__.partition("+")[0] or torch.__version__
         assert {"commit", "command", "time", "device", "threads", "executor"} <= set(record["provenance"])

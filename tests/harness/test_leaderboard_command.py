@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from harness_kit import make_record, put, python, run_leaderboard
+from harness_kit import correct, make_record, put, python, run_leaderboard
 
 
 def test_no_records_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
@@ -55,16 +55,54 @@ def test_console(tmp_path: Path) -> None:
         assert word in done.out
 
 
+def test_a_wide_table_goes_on_below_and_no_figure_is_cut(tmp_path: Path) -> None:
+    for number in range(12):
+        put(tmp_path, make_record("", model=f"a_long_model_name_{number}", hits=correct(1000, 501 + number)))
+    done = run_leaderboard(str(tmp_path))
+    for number in range(12):
+        assert done.out.count(f"{(501 + number) / 10:.2f}") == 1
+        assert f"a_long_model_name_{number} w4a4" in done.out
+    assert "n = 1000 (1 of " in done.out
+    assert done.out.count("McNemar") == 1
+
+
 def test_files_hold_what_the_console_would_print(tmp_path: Path) -> None:
     put(tmp_path / "results", make_record("a", top1=40.0))
     out = tmp_path / "out"
     done = run_leaderboard(str(tmp_path / "results"), "--format", "all", "--out", str(out))
     assert done.code == 0
-    assert sorted(path.name for path in out.iterdir()) == ["leaderboard.csv", "leaderboard.md"]
-    for form in ("md", "csv"):
+    files = {"md": "leaderboard.md", "csv": "leaderboard.csv", "latex": "leaderboard.tex", "html": "index.html"}
+    assert sorted(path.name for path in out.iterdir()) == sorted(files.values())
+    for form, file in files.items():
         printed = run_leaderboard(str(tmp_path / "results"), "--format", form).out
-        assert (out / f"leaderboard.{form}").read_text() == printed
+        assert (out / file).read_text() == printed
         assert "40.0" in printed
+
+
+def test_pairs_are_printed_and_written(tmp_path: Path) -> None:
+    for method, hits in (("a", 80), ("b", 60)):
+        put(tmp_path / "results", make_record("", method=method, hits=correct(100, hits)))
+    words = [str(tmp_path / "results"), "--pairs"]
+    done = run_leaderboard(*words)
+    assert done.code == 0
+    assert "+20.00" in done.out
+    assert "<0.0001" in done.out
+    assert run_leaderboard(*words, "--format", "md", "--out", str(tmp_path / "out")).code == 0
+    assert "| a + minmax | b + minmax | **+20.00** | 20 | 0 |" in (tmp_path / "out" / "pairs.md").read_text()
+    assert "vit_x w4a4 - Top-1" in run_leaderboard(*words, "--format", "csv").out
+
+
+def test_what_cannot_be_done_is_one_sentence(tmp_path: Path) -> None:
+    put(tmp_path, make_record("a"))
+    for words in (
+        ["--format", "all"],
+        ["--pairs"],
+        ["--pairs", "--format", "html"],
+        ["--filter", "x"],
+        ["--rows", "x"],
+    ):
+        done = run_leaderboard(str(tmp_path), *words)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
 
 
 def test_an_output_folder_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
@@ -75,7 +113,7 @@ def test_an_output_folder_that_cannot_be_is_one_sentence(tmp_path: Path) -> None
     assert done.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("form", ["console", "md", "csv"])
+@pytest.mark.parametrize("form", ["console", "md", "csv", "latex", "html"])
 def test_torch_is_never_imported(tmp_path: Path, form: str) -> None:
     put(tmp_path, make_record("a", top1=40.0))
     script = (

@@ -38,7 +38,7 @@ def ray_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in record.items() if name != "provenance"}
+    kept = {name: value for name, value in record.items() if name not in ("provenance", "sha256")}
     stages = {
         stage: {name: value for name, value in found.items() if name not in ("seconds", "peak_mb")}
         for stage, found in record["stages"].items()

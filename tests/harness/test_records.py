@@ -170,13 +170,14 @@ def test_damaged_files_are_named_and_not_counted(tmp_path: Path, content: bytes)
     assert not is_recorded(tmp_path, KEY)
 
 
-def test_nan_in_a_file_does_not_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
+def test_what_is_no_number_in_a_file_does_not_count(tmp_path: Path, value: str) -> None:
     path = put(tmp_path, make_record(KEY))
-    path.write_text(path.read_text().replace('"top1": 50.0', '"top1": NaN'))
-    assert "NaN" in path.read_text()
+    path.write_text(path.read_text().replace('"top1": 50.0', f'"top1": {value}'))
+    assert value in path.read_text()
     problem = read_record(path)[1]
     assert problem is not None
-    assert "top1" in problem
+    assert "not readable JSON" in problem or "no sound top1" in problem
 
 
 def test_a_record_under_another_name_does_not_count(tmp_path: Path) -> None:

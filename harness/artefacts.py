@@ -1,0 +1,75 @@
+"""What a results folder's cache still holds of syntheses: contact sheets and loss curves. Needs no torch."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.cells import recorded_synthesis
+from harness.records import Record
+
+_WIDEST = 900
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """What is left to see of a synthesis: its sheet as a data URI, its losses per step; either may be missing."""
+
+    key: str
+    sheet: str | None
+    losses: dict[str, list[float]]
+
+
+def find_synthesis(record: Record, folders: Sequence[Path]) -> Synthesis | None:
+    """Return what is there of the synthesis a cell was quantized with, None when nothing is."""
+    key = recorded_synthesis(record)
+    for folder in folders if key else ():
+        place = folder / "cache" / "synthesis"
+        sheet, losses = _sheet(place / f"{key}.png"), _losses(place / f"{key}.safetensors")
+        if sheet or losses:
+            return Synthesis(str(key), sheet, losses)
+    return None
+
+
+def _sheet(path: Path) -> str | None:
+    """Return a contact sheet as a JPEG of moderate width; None when it is missing or no image."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        return None
+    small.thumbnail((_WIDEST, 4 * _WIDEST))
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def _losses(path: Path) -> dict[str, list[float]]:
+    """Return the losses a cache entry's header tells; none when it is missing or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="np") as stream:
+            losses = json.loads((stream.metadata() or {})["about"])["losses"]
+        return {str(name): values for name, values in losses.items() if _numbers(values)}
+    except (SafetensorError, KeyError, OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _numbers(values: Any) -> bool:
+    """Whether this is a list of at least two finite numbers."""
+    return (
+        isinstance(values, list)
+        and len(values) > 1
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    )
