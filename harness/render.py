@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from harness.grid import Grid, Word
-from harness.measurements import COLUMNS, Measurement
+from harness.measurements import Measurement
 from harness.tables import Table
 
 _LABEL = 14
@@ -103,11 +103,10 @@ def _plain(text: str) -> str:
 
 def csv(lines: Sequence[Measurement]) -> str:
     """Return one line per measurement, with the columns of `harness.measurements.COLUMNS` in their order."""
-    text = io.StringIO()
-    writer = csv_module.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([getattr(line, name) for name in COLUMNS] for line in lines)
-    return text.getvalue()
+    from harness.frame import frame  # pandas takes longer to import than a console table to print
+
+    text: str = frame(lines).to_csv(index=False, lineterminator="\n")
+    return text
 
 
 def grid_csv(grids: Sequence[Grid]) -> str:
