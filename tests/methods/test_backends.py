@@ -22,7 +22,7 @@ from methods.errors import UsageError
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.layers import QuantizedLayer
-from methods.quant.quantizers import Log2Quantizer
+from methods.quant.logarithmic import Log2Quantizer
 from methods.quant.swap import fold_weights, insert_quantizers
 
 W4A4 = Bits(4, 4)

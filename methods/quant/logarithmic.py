@@ -1,0 +1,195 @@
+"""Logarithmic quantizers for non-negative values: post-softmax attention, most of which lies near zero."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from methods.quant import ranges
+from methods.quant.quantizers import Quantizer, straight_through
+
+ETAS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class _Log2(torch.autograd.Function):
+    """s * 2^-clip(round(-log2(a/s)), 0, levels), straight-through where the exponent is not clipped."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, a: Tensor, scale: Tensor, levels: int) -> Tensor:
+        exponent = a.div(scale).log2_().round_()
+        if not ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
+            return exponent.clamp_(-levels, 0).exp2_().mul_(scale)
+        clipped = exponent.clamp(-levels, 0)
+        ctx.save_for_backward(clipped.ne(exponent))
+        return clipped.exp2_().mul_(scale)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (outside,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return gradients[0].masked_fill(outside, 0.0), None, None
+
+
+class Log2Quantizer(Quantizer):
+    """A_q = clip(round(-log2(A/s)), 0, 2^b-1), A^ = s 2^(-A_q).
+
+    The grid is s times powers of one half; zero becomes the smallest of them.
+    """
+
+    scale: Tensor
+
+    def __init__(self, bits: int, search: ranges.RangeSearch) -> None:
+        super().__init__(bits)
+        self.search = search
+        self.levels = 2**bits - 1
+        self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def codes(self) -> range:
+        """0..2^b-1, from the largest value to the smallest."""
+        return range(self.levels + 1)
+
+    def fit(self, x: Tensor) -> None:
+        """Choose the scale, the largest value of the grid, by `search` over x."""
+        self.scale = self.search.upper(x.float().flatten(), lambda a, s: _Log2.apply(a, s, self.levels))
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Return clip(round(-log2(x/s)), 0, 2^b-1)."""
+        return x.div(self.scale).log2_().neg_().round_().clamp_(0, self.levels).int()
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Return s 2^-codes."""
+        return codes.float().neg_().exp2_().mul_(self.scale)
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Where the exponent is not clipped."""
+        exponent = x.div(self.scale).log2_().neg_().round_()
+        return (exponent >= 0) & (exponent <= self.levels)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """Round the exponent, in one chain of operations."""
+        result: Tensor = _Log2.apply(x, self.scale, self.levels)
+        return result
+
+    def describe(self) -> str:
+        """Name grid and range search."""
+        return f"log2 per tensor, {self.search.describe()}"
+
+
+class LogSqrt2Quantizer(Quantizer):
+    """RepQ-ViT's logarithm to the base of root two: q = round(-2 log2(A/s)), A^ = s 2^(-q/2), 0 from q = 2^b on.
+
+    The paper writes 2^(-ceil(q/2)) times root two for odd q, which is the same value by shifts alone. As in its
+    published code, zero comes on top of 2^b powers: 2^b+1 codes, one more than b bits hold. Zero is exact.
+    """
+
+    scale: Tensor
+
+    def __init__(self, bits: int, search: ranges.RangeSearch) -> None:
+        super().__init__(bits)
+        self.search = search
+        self.zero_code = 2**bits
+        self.register_buffer("scale", torch.ones(()))
+
+    @property
+    def codes(self) -> range:
+        """0..2^b, from the largest value to zero."""
+        return range(self.zero_code + 1)
+
+    def fit(self, x: Tensor) -> None:
+        """Choose the scale, the largest value of the grid, by `search` over x."""
+        self.scale = self.search.upper(x.float().flatten(), self._rounded)
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Return round(-2 log2(x/s)) in 0..2^b-1, and 2^b for all that is smaller."""
+        return self._exponent(x).clamp_(0, self.zero_code).int()
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Return s 2^(-codes/2), and 0 for the code 2^b."""
+        return (codes * -0.5).exp2_().masked_fill_(codes == self.zero_code, 0.0).mul_(self.scale)
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Where the exponent is neither clipped nor so large that the value becomes zero."""
+        exponent = self._exponent(x)
+        return (exponent >= 0) & (exponent < self.zero_code)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """Round twice the exponent, in one chain of operations."""
+        with torch.no_grad():
+            value = self._rounded(x, self.scale)
+        return straight_through(x, value, self.inside)
+
+    def _exponent(self, x: Tensor) -> Tensor:
+        return x.div(self.scale).log2_().mul_(-2).round_()
+
+    def _rounded(self, x: Tensor, scale: Tensor) -> Tensor:
+        """Return x on the grid of `scale`."""
+        exponent = x.div(scale).log2_().mul_(2).round_()
+        zero = exponent <= -self.zero_code
+        return exponent.clamp_(max=0).mul_(0.5).exp2_().mul_(scale).masked_fill_(zero, 0.0)
+
+    def describe(self) -> str:
+        """Name grid and range search."""
+        return f"log-sqrt2 per tensor, {self.search.describe()}"
+
+
+class ShiftUniformLog2Quantizer(Quantizer):
+    """I&S-ViT's shift-uniform-log2: uniform codes of y = -log2(A + eta), whose exponent is rounded on the way back.
+
+    q = clip(round((y - m)/s), 0, 2^b-1), A^ = 2^-round(s q + m) - eta. The shift eta is the one of `ETAS` with
+    the least squared error. `search` chooses the range of y (that it need not hold zero is inferred). Zero
+    is not on the grid, small values may become slightly negative.
+    """
+
+    scale: Tensor
+    offset: Tensor
+    eta: Tensor
+
+    def __init__(self, bits: int, search: ranges.RangeSearch) -> None:
+        super().__init__(bits)
+        self.search, self.grid = search, ranges.OffsetGrid(2**bits - 1)
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("offset", torch.zeros(()))
+        self.register_buffer("eta", torch.ones(()))
+
+    @property
+    def codes(self) -> range:
+        """0..2^b-1, from the largest value to the smallest."""
+        return range(self.grid.levels + 1)
+
+    def fit(self, x: Tensor) -> None:
+        """Try every shift with the range `search` finds for it, and keep the best."""
+        values = ranges.finite(x.float().reshape(1, -1)).squeeze(0)
+        best = math.inf
+        for eta in ETAS:
+            self.eta = values.new_tensor(eta)
+            scale, offset = self.search(self._logarithm(values)[None], self.grid)
+            self.scale, self.offset = scale.squeeze(0), offset.squeeze(0)
+            error = float((self.dequantize(self.quantize(values)) - values).square_().mean())
+            if error < best:
+                best, kept = error, (self.scale, self.offset, self.eta)
+        self.scale, self.offset, self.eta = kept
+
+    def quantize(self, x: Tensor) -> Tensor:
+        """Return clip(round((y - m)/s), 0, 2^b-1)."""
+        return self._steps(x).clamp_(0, self.grid.levels).int()
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Return 2^-round(s codes + m) - eta."""
+        return (codes * self.scale).add_(self.offset).round_().neg_().exp2_().sub_(self.eta)
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Where the code is not clipped."""
+        steps = self._steps(x)
+        return (steps >= 0) & (steps <= self.grid.levels)
+
+    def _logarithm(self, x: Tensor) -> Tensor:
+        return (x + self.eta).log2_().neg_()
+
+    def _steps(self, x: Tensor) -> Tensor:
+        return self._logarithm(x).sub_(self.offset).div_(self.scale).round_()
+
+    def describe(self) -> str:
+        """Name grid and range search."""
+        return f"shift-uniform-log2 per tensor, {self.search.describe()}"
