@@ -6,5 +6,6 @@ METHODS.register("noise", "methods.noise:Noise")
 METHODS.register("real", "methods.real:Real")
 BACKENDS.register("minmax", "methods.backends.minmax:MinMax")
 BACKENDS.register("blockwise", "methods.backends.blockwise:Blockwise")
+BACKENDS.register("repq", "methods.backends.repq:RepQ")
 
 __all__ = ["BACKENDS", "METHODS"]

@@ -60,7 +60,8 @@ class Log2Quantizer(Quantizer):
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Return s 2^-codes."""
-        return codes.float().neg_().exp2_().mul_(self.scale)
+        values: Tensor = codes.float().neg_().exp2_().mul_(self.scale)
+        return values
 
     def inside(self, x: Tensor) -> Tensor:
         """Where the exponent is not clipped."""
@@ -107,7 +108,8 @@ class LogSqrt2Quantizer(Quantizer):
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Return s 2^(-codes/2), and 0 for the code 2^b."""
-        return (codes * -0.5).exp2_().masked_fill_(codes == self.zero_code, 0.0).mul_(self.scale)
+        values: Tensor = (codes * -0.5).exp2_().masked_fill_(codes == self.zero_code, 0.0).mul_(self.scale)
+        return values
 
     def inside(self, x: Tensor) -> Tensor:
         """Where the exponent is neither clipped nor so large that the value becomes zero."""

@@ -148,8 +148,10 @@ class PercentileRange(RangeSearch):
         return best_scale, best_zero
 
     def _upper(self, values: Tensor, fake: FakeQuantize) -> Tensor:
-        candidates = [_positive(high.squeeze(0)) for _, high in _clips(values[None], self.percentiles)]
-        errors = [(fake(values, scale) - values).square_().mean() for scale in candidates]
+        ranks = _ranks(len(values), self.percentiles)
+        highest = _largest(values[None], max(ranks)).squeeze(0)
+        candidates = [_positive(highest[rank - 1]) for rank in ranks]
+        errors = [fake(values, scale).sub_(values).square_().mean() for scale in candidates]
         return candidates[int(torch.stack(errors).argmin())]
 
     def describe(self) -> str:
@@ -157,10 +159,14 @@ class PercentileRange(RangeSearch):
         return "percentile by MSE"
 
 
+def _ranks(count: int, percentiles: tuple[float, ...]) -> list[int]:
+    """Return which of `count` values, from the end (1 is the outermost), is nearest to each percentile."""
+    return [max(1, round((1 - p) * (count - 1)) + 1) for p in percentiles]
+
+
 def _clips(rows: Tensor, percentiles: tuple[float, ...]) -> list[tuple[Tensor, Tensor]]:
     """Return (low [r], high [r]) for every percentile: order statistics nearest to it, from both ends."""
-    count = rows.shape[1]
-    ranks = [max(1, round((1 - p) * (count - 1)) + 1) for p in percentiles]
+    ranks = _ranks(rows.shape[1], percentiles)
     highest = _largest(rows, max(ranks))
     lowest = -_largest(-rows, max(ranks))
     return [(lowest[:, rank - 1], highest[:, rank - 1]) for rank in ranks]
@@ -169,16 +175,16 @@ def _clips(rows: Tensor, percentiles: tuple[float, ...]) -> list[tuple[Tensor, T
 def _largest(rows: Tensor, keep: int) -> Tensor:
     """Return the `keep` largest values of every row [r, n], in falling order.
 
-    Searching millions of values for a few thousand is slow: in a single long row, all values above a bound
-    taken from a sample are sorted instead. The result is exact; should too few pass, the row is sorted.
+    Searching millions of values for a few thousand is slow: in a single long row, only the values above a
+    bound taken from a sample are searched. The result is exact; should too few pass, the row is searched.
     """
     if len(rows) == 1 and rows.shape[1] > _LONG_ROW:
         sample = rows[0, :: rows.shape[1] // _SAMPLE].sort(descending=True).values
         bound = sample[min(len(sample) - 1, 4 * keep * len(sample) // rows.shape[1] + 16)]
         above = rows[rows >= bound]
         if len(above) >= keep:
-            return above.sort(descending=True).values[None, :keep]
-    return rows.sort(dim=1, descending=True).values[:, :keep]
+            return above.topk(keep).values[None]
+    return rows.topk(keep, dim=1).values
 
 
 def finite(rows: Tensor) -> Tensor:
