@@ -7,5 +7,6 @@ METHODS.register("real", "methods.real:Real")
 BACKENDS.register("minmax", "methods.backends.minmax:MinMax")
 BACKENDS.register("blockwise", "methods.backends.blockwise:Blockwise")
 BACKENDS.register("repq", "methods.backends.repq:RepQ")
+BACKENDS.register("erq", "methods.backends.erq:Erq")
 
 __all__ = ["BACKENDS", "METHODS"]

@@ -65,7 +65,7 @@ class Log2Quantizer(Quantizer):
 
     def inside(self, x: Tensor) -> Tensor:
         """Where the exponent is not clipped."""
-        exponent = x.div(self.scale).log2_().neg_().round_()
+        exponent: Tensor = x.div(self.scale).log2_().neg_().round_()
         return (exponent >= 0) & (exponent <= self.levels)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class LogSqrt2Quantizer(Quantizer):
 
     def inside(self, x: Tensor) -> Tensor:
         """Where the exponent is neither clipped nor so large that the value becomes zero."""
-        exponent = self._exponent(x)
+        exponent: Tensor = self._exponent(x)
         return (exponent >= 0) & (exponent < self.zero_code)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
