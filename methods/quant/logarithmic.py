@@ -6,11 +6,17 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from methods.quant import ranges
+from methods.quant.blocks import Chain, changed
 from methods.quant.quantizers import Quantizer, straight_through
 
 ETAS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
+_SQUARE_ENDS = 126
+"""The last q whose 2^-q is a normal single-precision number."""
+_EXPONENT = 0x7F800000
+"""The exponent bits of a single-precision number."""
 
 
 class _Log2(torch.autograd.Function):
@@ -83,6 +89,10 @@ class LogSqrt2Quantizer(Quantizer):
 
     The paper writes 2^(-ceil(q/2)) times root two for odd q, which is the same value by shifts alone. As in its
     published code, zero comes on top of 2^b powers: 2^b+1 codes, one more than b bits hold. Zero is exact.
+
+    A logarithm is not needed: q = round(-log2 (A/s)^2) is read off the exponent of (A/s)^2 times root two, a
+    float whose mantissa is then cleared, and a square root leads back. From 7 bits on zero begins at
+    q = 126, where the square of a float ends: a 10^-19th of the scale.
     """
 
     scale: Tensor
@@ -90,7 +100,7 @@ class LogSqrt2Quantizer(Quantizer):
     def __init__(self, bits: int, search: ranges.RangeSearch) -> None:
         super().__init__(bits)
         self.search = search
-        self.zero_code = 2**bits
+        self.zero_code = min(2**bits, _SQUARE_ENDS)
         self.register_buffer("scale", torch.ones(()))
 
     @property
@@ -100,36 +110,42 @@ class LogSqrt2Quantizer(Quantizer):
 
     def fit(self, x: Tensor) -> None:
         """Choose the scale, the largest value of the grid, by `search` over x."""
-        self.scale = self.search.upper(x.float().flatten(), self._rounded)
+        self.scale = self.search.upper(x.float().flatten(), lambda a, s: changed(a, self._chain(s)))
 
     def quantize(self, x: Tensor) -> Tensor:
         """Return round(-2 log2(x/s)) in 0..2^b-1, and 2^b for all that is smaller."""
-        return self._exponent(x).clamp_(0, self.zero_code).int()
+        return self._exponent(x).clamp_(0, self.zero_code)
 
     def dequantize(self, codes: Tensor) -> Tensor:
-        """Return s 2^(-codes/2), and 0 for the code 2^b."""
-        values: Tensor = (codes * -0.5).exp2_().masked_fill_(codes == self.zero_code, 0.0).mul_(self.scale)
-        return values
+        """Return s 2^(-codes/2), and 0 for the last code."""
+        powers = (codes * -0.5).exp2_().masked_fill_(codes == self.zero_code, 0.0)
+        return powers * self.scale
 
     def inside(self, x: Tensor) -> Tensor:
         """Where the exponent is neither clipped nor so large that the value becomes zero."""
-        exponent: Tensor = self._exponent(x)
+        exponent = self._exponent(x)
         return (exponent >= 0) & (exponent < self.zero_code)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """Round twice the exponent, in one chain of operations."""
+        """Round twice the exponent."""
         with torch.no_grad():
-            value = self._rounded(x, self.scale)
+            value = changed(x, self._chain(self.scale))
         return straight_through(x, value, self.inside)
 
     def _exponent(self, x: Tensor) -> Tensor:
-        return x.div(self.scale).log2_().mul_(-2).round_()
+        """Return round(-2 log2(x/s)) as int32, 127 for zero."""
+        squared = x.mul(2**0.25 / self.scale).square_()
+        return 127 - (squared.view(torch.int32) >> 23)
 
-    def _rounded(self, x: Tensor, scale: Tensor) -> Tensor:
-        """Return x on the grid of `scale`."""
-        exponent = x.div(scale).log2_().mul_(2).round_()
-        zero = exponent <= -self.zero_code
-        return exponent.clamp_(max=0).mul_(0.5).exp2_().mul_(scale).masked_fill_(zero, 0.0)
+    def _chain(self, scale: Tensor) -> Chain:
+        """Return rounding to the grid of `scale`, in place; what is nearer to q = 2^b becomes zero."""
+        factor, smallest = 2**0.25 / scale, 2.0 ** (-(self.zero_code - 0.5) / 2)
+
+        def chain(x: Tensor) -> None:
+            x.mul_(factor).square_().view(torch.int32).bitwise_and_(_EXPONENT)
+            functional.threshold_(x.sqrt_(), smallest, 0.0).clamp_(max=1.0).mul_(scale)
+
+        return chain
 
     def describe(self) -> str:
         """Name grid and range search."""

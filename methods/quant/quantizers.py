@@ -58,6 +58,10 @@ class Quantizer(nn.Module, ABC):
             value = self.dequantize(self.quantize(x))
         return straight_through(x, value, self.inside)
 
+    def fake_quantize_(self, x: Tensor) -> None:
+        """Round x to the grid in place; no gradient passes."""
+        x.copy_(self.fake_quantize(x))
+
     def forward(self, x: Tensor) -> Tensor:
         """Fit the range to x and pass x on while observing; return x on the grid otherwise."""
         if self.observing:

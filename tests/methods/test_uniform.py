@@ -159,3 +159,18 @@ def test_offset_keeps_constant_channels_exactly_and_takes_the_step_of_the_others
     constant = offset(torch.full((3, 2), -0.7), 4, axis=-1)
     assert constant.scale.flatten().tolist() == [1.0, 1.0]
     assert torch.equal(constant(torch.full((3, 2), -0.7)), torch.full((3, 2), -0.7))
+
+
+@pytest.mark.parametrize("axis", [None, 0, -1])
+@pytest.mark.parametrize("shape", [(70_000, 1), (3, 40_000), (700, 3, 37), (1, 90_000)])
+def test_large_tensors_are_rounded_as_one_chain_rounds_them(shape: tuple[int, ...], axis: int | None) -> None:
+    """Bit by bit, whether by parts, in place on a slice, or with a gradient."""
+    x = 5 * torch.randn(shape, generator=torch.Generator().manual_seed(8))
+    quantizer = uniform(x[..., :30], 4) if axis is None else uniform(x, 4, axis=axis)
+    low, high = 0 - quantizer.zero_point, 15 - quantizer.zero_point
+    expected = x.div(quantizer.scale).round().clamp(low, high).mul(quantizer.scale)
+    assert torch.equal(quantizer(x), expected)
+    assert torch.equal(quantizer(x.clone().requires_grad_()).detach(), expected)
+    wide = torch.cat([x, x], dim=-1)
+    quantizer.fake_quantize_(wide[..., : x.shape[-1]])
+    assert torch.equal(wide, torch.cat([expected, x], dim=-1))
