@@ -7,5 +7,7 @@ METHODS.register("real", "methods.real:Real")
 METHODS.register("psaq_vit", "methods.psaq_vit:PSAQViT")
 BACKENDS.register("minmax", "methods.backends.minmax:MinMax")
 BACKENDS.register("blockwise", "methods.backends.blockwise:Blockwise")
+BACKENDS.register("repq", "methods.backends.repq:RepQ")
+BACKENDS.register("erq", "methods.backends.erq:Erq")
 
 __all__ = ["BACKENDS", "METHODS"]

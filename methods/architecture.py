@@ -110,3 +110,40 @@ def reconstruction_units(model: nn.Module) -> list[tuple[str, nn.Module]]:
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, units) or name == "patch_embed"]
     head = [(name, m) for name, m in model.named_modules() if name in ("head", "head_dist", "head.fc")]
     return found + [(name, m) for name, m in head if isinstance(m, nn.Linear)]
+
+
+@dataclass(frozen=True)
+class NormedLayer:
+    """A linear layer fed by a LayerNorm and by nothing else, and the norm that feeds no other layer."""
+
+    norm: str
+    layer: str
+
+
+def normed_layers(model: nn.Module) -> list[NormedLayer]:
+    """Return the q/k/v projections, first MLP layers and Swin reductions that a LayerNorm feeds, by name.
+
+    Left out are pairs between which something else stands or looks: a norm without bias (no shift can be put
+    into it), a gate that reads the same norm, windows padded with zeros behind the norm.
+    """
+    check_supported(model)
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, Block | SwinTransformerBlock):
+            if getattr(module.attn, "gate", None) is None and not _padded(module):
+                found.append(NormedLayer(f"{name}.norm1", f"{name}.attn.qkv"))
+            found.append(NormedLayer(f"{name}.norm2", f"{name}.mlp.fc1"))
+        elif isinstance(module, PatchMerging):
+            found.append(NormedLayer(f"{name}.norm", f"{name}.reduction"))
+    return [pair for pair in found if _shiftable(model.get_submodule(pair.norm))]
+
+
+def _padded(block: nn.Module) -> bool:
+    """Whether a Swin block fills up its map with zeros before cutting it into windows."""
+    if not isinstance(block, SwinTransformerBlock):
+        return False
+    return any(size % window for size, window in zip(block.input_resolution, block.window_size, strict=True))
+
+
+def _shiftable(norm: nn.Module) -> bool:
+    return isinstance(norm, nn.LayerNorm) and norm.elementwise_affine and norm.bias is not None

@@ -23,9 +23,10 @@ from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
-from methods.quant.quantizers import Log2Quantizer, UniformQuantizer
+from methods.quant.logarithmic import Log2Quantizer
 from methods.quant.ranges import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, PercentileRange
 from methods.quant.swap import Recipe, fold_weights, insert_quantizers, quantized_layers
+from methods.quant.uniform import UniformQuantizer
 
 RECIPE = Recipe(
     weights=lambda bits: UniformQuantizer(bits, PercentileRange(WEIGHT_PERCENTILES), axis=0),

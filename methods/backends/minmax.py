@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from methods.contracts import Backend, QuantizationContext
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
-from methods.quant.quantizers import UniformQuantizer
 from methods.quant.ranges import MinMaxRange
 from methods.quant.swap import Recipe, fold_weights, insert_quantizers
+from methods.quant.uniform import UniformQuantizer
 
 RECIPE = Recipe(
     weights=lambda bits: UniformQuantizer(bits, MinMaxRange(), axis=0, symmetric=True),

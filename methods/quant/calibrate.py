@@ -12,23 +12,27 @@ from methods.quant.swap import activation_quantizers
 
 
 @contextmanager
-def observing(model: nn.Module) -> Iterator[None]:
-    """Let every activation quantizer of `model` fit its range to what passes, and pass it on as it is."""
+def observing(model: nn.Module, sequential: bool = False) -> Iterator[None]:
+    """Let every activation quantizer of `model` fit its range to what passes, and pass it on.
+
+    It is passed on as it is, or, if `sequential`, on the grid just fitted.
+    """
     quantizers = activation_quantizers(model)
     for quantizer in quantizers:
-        quantizer.observing = True
+        quantizer.observing, quantizer.sequential = True, sequential
     try:
         yield
     finally:
         for quantizer in quantizers:
-            quantizer.observing = False
+            quantizer.observing = quantizer.sequential = False
 
 
-def calibrate(model: nn.Module, images: Tensor) -> None:
-    """Set all activation ranges from one pass of `images` [n, C, H, W] through floating-point activations.
+def calibrate(model: nn.Module, images: Tensor, sequential: bool = False) -> None:
+    """Set all activation ranges from one pass of `images` [n, C, H, W].
 
-    One pass over the whole set at once: ranges do not depend on how the set is cut into batches. Weights
-    are quantized already, so ranges are those the quantized layers will see.
+    Activations stay in floating point, or, if `sequential`, every quantizer sees what the quantized ones
+    before it leave. One pass over the whole set at once: ranges do not depend on how the set is cut into
+    batches. Weights are quantized already, so ranges are those the quantized layers will see.
     """
-    with torch.no_grad(), observing(model):
+    with torch.no_grad(), observing(model, sequential):
         model(images)

@@ -50,7 +50,15 @@ class QuantizedLayer(nn.Module):
             x = self.layer._conv_forward(x, weight, self.layer.bias)
         else:
             x = nn.functional.linear(x, weight, self.layer.bias)
-        if not self.outputs:
-            return x
+        return self._quantized_outputs(x) if self.outputs else x
+
+    def _quantized_outputs(self, x: Tensor) -> Tensor:
+        """Quantize the slices of the result, in place where no gradient is needed."""
         slices = x.chunk(len(self.outputs), dim=-1)
-        return torch.cat([quantizer(part) for quantizer, part in zip(self.outputs, slices, strict=True)], dim=-1)
+        pairs = list(zip(self.outputs, slices, strict=True))
+        if x.requires_grad or any(isinstance(q, Quantizer) and q.observing for q in self.outputs):
+            return torch.cat([quantizer(part) for quantizer, part in pairs], dim=-1)
+        for quantizer, part in pairs:
+            if isinstance(quantizer, Quantizer):
+                quantizer.fake_quantize_(part)
+        return x

@@ -7,14 +7,28 @@ ERQ): clip at each percentile, quantize, keep the one with the least mean square
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 _LONG_ROW, _SAMPLE = 200_000, 50_000
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
+FakeQuantize = Callable[[Tensor, Tensor], Tensor]
+"""Returns values on the grid of a scale, both given."""
 WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999)
+
+
+class AnyGrid(Protocol):
+    """What a search needs of a grid; the shift is a zero point or an offset."""
+
+    def over(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (scale [r], shift [r]) of the grid over [low, high]."""
+
+    def round(self, rows: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Return rows [r, n] on the grid of their own scale [r] and shift [r]."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,29 @@ class Grid:
         return rows.div(scale[:, None]).round_().clamp_(low, high).mul_(scale[:, None])
 
 
+@dataclass(frozen=True)
+class OffsetGrid:
+    """A grid of levels+1 steps that begins where the values do, whether or not that lets it hold zero."""
+
+    levels: int
+
+    def over(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (scale, offset): (high-low)/levels and low.
+
+        Empty ranges (constant rows) get the mean scale of the other rows, or 1 if there is none: a step
+        like their neighbours', at which they lie exactly on the grid.
+        """
+        scale = (high - low) / self.levels
+        empty = scale <= torch.finfo(torch.float32).tiny
+        others = scale.masked_fill(empty, 0.0).sum() / (~empty).sum().clamp(min=1)
+        return torch.where(empty, torch.where(others > 0, others, torch.ones_like(others)), scale), low
+
+    def round(self, rows: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+        """Return rows [r, n] on the grid of their own scale [r] and offset [r]."""
+        scale, offset = scale[:, None], offset[:, None]
+        return rows.sub(offset).div_(scale).round_().clamp_(0, self.levels).mul_(scale).add_(offset)
+
+
 def symmetric_grid(bits: int) -> Grid:
     """Return the grid -2^(b-1)..2^(b-1)-1."""
     return Grid(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1, symmetric=True)
@@ -55,15 +92,21 @@ def asymmetric_grid(bits: int) -> Grid:
 
 
 class RangeSearch(ABC):
-    """Chooses ranges for rows of values; one row is one scale."""
+    """Chooses ranges for rows of values; one row is one scale. Only finite values count."""
+
+    def __call__(self, rows: Tensor, grid: AnyGrid) -> tuple[Tensor, Tensor]:
+        """Return (scale [r], zero point or offset [r]) for rows [r, n]."""
+        return self._range(finite(rows), grid)
+
+    def upper(self, values: Tensor, fake: FakeQuantize) -> Tensor:
+        """Return the scale (0-dim), the largest value of a grid for non-negative values [n] that `fake` rounds to."""
+        return self._upper(finite(values[None]).squeeze(0), fake)
 
     @abstractmethod
-    def __call__(self, rows: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Return (scale [r], zero point [r]) for rows [r, n]."""
+    def _range(self, rows: Tensor, grid: AnyGrid) -> tuple[Tensor, Tensor]: ...
 
     @abstractmethod
-    def log2_scale(self, values: Tensor, levels: int) -> Tensor:
-        """Return the scale (0-dim) of a log2 grid of levels+1 values for non-negative values [n]."""
+    def _upper(self, values: Tensor, fake: FakeQuantize) -> Tensor: ...
 
     @abstractmethod
     def describe(self) -> str:
@@ -73,13 +116,11 @@ class RangeSearch(ABC):
 class MinMaxRange(RangeSearch):
     """The full range of the values seen."""
 
-    def __call__(self, rows: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Take minimum and maximum of every row."""
+    def _range(self, rows: Tensor, grid: AnyGrid) -> tuple[Tensor, Tensor]:
         low, high = rows.aminmax(dim=1)
         return grid.over(low, high)
 
-    def log2_scale(self, values: Tensor, levels: int) -> Tensor:
-        """Take the maximum."""
+    def _upper(self, values: Tensor, fake: FakeQuantize) -> Tensor:
         return _positive(values.amax())
 
     def describe(self) -> str:
@@ -93,8 +134,7 @@ class PercentileRange(RangeSearch):
     def __init__(self, percentiles: tuple[float, ...]) -> None:
         self.percentiles = percentiles
 
-    def __call__(self, rows: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Try every percentile on every row and keep each row's best."""
+    def _range(self, rows: Tensor, grid: AnyGrid) -> tuple[Tensor, Tensor]:
         best_error = torch.full((len(rows),), torch.inf, device=rows.device)
         best_scale = torch.ones(len(rows), device=rows.device)
         best_zero = torch.zeros(len(rows), device=rows.device)
@@ -107,12 +147,11 @@ class PercentileRange(RangeSearch):
             best_zero = torch.where(better, zero, best_zero)
         return best_scale, best_zero
 
-    def log2_scale(self, values: Tensor, levels: int) -> Tensor:
-        """Try every upper percentile as the scale and keep the best."""
-        from methods.quant.quantizers import log2_fake_quantize
-
-        candidates = [_positive(high.squeeze(0)) for _, high in _clips(values[None], self.percentiles)]
-        errors = [(log2_fake_quantize(values, s, levels) - values).square_().mean() for s in candidates]
+    def _upper(self, values: Tensor, fake: FakeQuantize) -> Tensor:
+        ranks = _ranks(len(values), self.percentiles)
+        highest = _largest(values[None], max(ranks)).squeeze(0)
+        candidates = [_positive(highest[rank - 1]) for rank in ranks]
+        errors = [fake(values, scale).sub_(values).square_().mean() for scale in candidates]
         return candidates[int(torch.stack(errors).argmin())]
 
     def describe(self) -> str:
@@ -120,10 +159,14 @@ class PercentileRange(RangeSearch):
         return "percentile by MSE"
 
 
+def _ranks(count: int, percentiles: tuple[float, ...]) -> list[int]:
+    """Return which of `count` values, from the end (1 is the outermost), is nearest to each percentile."""
+    return [max(1, round((1 - p) * (count - 1)) + 1) for p in percentiles]
+
+
 def _clips(rows: Tensor, percentiles: tuple[float, ...]) -> list[tuple[Tensor, Tensor]]:
     """Return (low [r], high [r]) for every percentile: order statistics nearest to it, from both ends."""
-    count = rows.shape[1]
-    ranks = [max(1, round((1 - p) * (count - 1)) + 1) for p in percentiles]
+    ranks = _ranks(rows.shape[1], percentiles)
     highest = _largest(rows, max(ranks))
     lowest = -_largest(-rows, max(ranks))
     return [(lowest[:, rank - 1], highest[:, rank - 1]) for rank in ranks]
@@ -132,16 +175,28 @@ def _clips(rows: Tensor, percentiles: tuple[float, ...]) -> list[tuple[Tensor, T
 def _largest(rows: Tensor, keep: int) -> Tensor:
     """Return the `keep` largest values of every row [r, n], in falling order.
 
-    Sorting millions of values for a few thousand is slow: in a single long row, all values above a bound
-    taken from a sample are sorted instead. The result is exact; should too few pass, the row is sorted.
+    Searching millions of values for a few thousand is slow: in a single long row, only the values above a
+    bound taken from a sample are searched. The result is exact; should too few pass, the row is searched.
     """
     if len(rows) == 1 and rows.shape[1] > _LONG_ROW:
         sample = rows[0, :: rows.shape[1] // _SAMPLE].sort(descending=True).values
         bound = sample[min(len(sample) - 1, 4 * keep * len(sample) // rows.shape[1] + 16)]
         above = rows[rows >= bound]
         if len(above) >= keep:
-            return above.sort(descending=True).values[None, :keep]
-    return rows.sort(dim=1, descending=True).values[:, :keep]
+            return above.topk(keep).values[None]
+    return rows.topk(keep, dim=1).values
+
+
+def finite(rows: Tensor) -> Tensor:
+    """Return rows [r, n] with infinities at the ends of each row's finite values and NaN at the one nearer zero."""
+    if bool(torch.stack(rows.aminmax()).isfinite().all()):
+        return rows
+    known = rows.isfinite()
+    low = rows.masked_fill(~known, torch.inf).amin(dim=1, keepdim=True)
+    high = rows.masked_fill(~known, -torch.inf).amax(dim=1, keepdim=True)
+    none = low > high
+    ends = low.masked_fill(none, 0.0), high.masked_fill(none, 0.0)
+    return rows.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf).clamp(*ends)
 
 
 def _positive(scale: Tensor) -> Tensor:

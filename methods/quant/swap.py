@@ -10,11 +10,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
-from methods.architecture import attention_modules, check_supported
+from methods.architecture import attention_modules, check_supported, normed_layers
 from methods.quant.bits import FLOAT, Bits
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers import Quantizer
@@ -23,16 +23,31 @@ _HOOKED = {"attn_drop": "softmax"}
 _NORMED = {"q_norm": "query", "k_norm": "key"}
 
 
+Maker: TypeAlias = Callable[[int], Quantizer]
+"""Makes a quantizer for a bit-width."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Which quantizer goes where; each maker takes a bit-width."""
+    """Which quantizer goes where.
 
-    weights: Callable[[int], Quantizer]
-    activations: Callable[[int], Quantizer]
-    attention: Callable[[int], Quantizer]
+    attention: the softmax output; normed: inputs of layers that a LayerNorm feeds (`normed_layers`);
+    images: the input of convolutions; activations: all other operands, and those two where they are None.
+    """
+
+    weights: Maker
+    activations: Maker
+    attention: Maker
+    normed: Maker | None = None
+    images: Maker | None = None
+
+    def inputs(self, layer: nn.Module, normed: bool) -> Maker:
+        """Return what makes the quantizer of a layer's input."""
+        special = self.images if isinstance(layer, nn.Conv2d) else self.normed if normed else None
+        return special or self.activations
 
 
-def _made(maker: Callable[[int], Quantizer], bits: int) -> Quantizer | None:
+def _made(maker: Maker, bits: int) -> Quantizer | None:
     return None if bits == FLOAT else maker(bits)
 
 
@@ -53,9 +68,10 @@ def insert_quantizers(model: nn.Module, bits: Bits, recipe: Recipe) -> nn.Module
         return quantized
     attentions = attention_modules(quantized)
     operands = {id(a.qkv): _operands(a, bits, recipe) for a in attentions} if bits.activations != FLOAT else {}
+    normed = {pair.layer for pair in normed_layers(quantized)}
     layers = [(n, m) for n, m in quantized.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     for name, layer in layers:
-        inputs = _made(recipe.activations, bits.activations)
+        inputs = _made(recipe.inputs(layer, name in normed), bits.activations)
         weights = _made(recipe.weights, bits.weights)
         _replace(quantized, name, QuantizedLayer(layer, inputs, weights, operands.get(id(layer))))
     if bits.activations != FLOAT:

@@ -13,12 +13,19 @@ from torch import Tensor
 from methods.quant.ranges import (
     ACTIVATION_PERCENTILES,
     WEIGHT_PERCENTILES,
+    FakeQuantize,
     MinMaxRange,
+    OffsetGrid,
     PercentileRange,
     _largest,
     asymmetric_grid,
+    finite,
     symmetric_grid,
 )
+
+
+def log2(levels: int) -> FakeQuantize:
+    return lambda values, scale: scale * (values / scale).log2().round().clamp(-levels, 0).exp2()
 
 
 def test_min_max_closed_form_asymmetric() -> None:
@@ -35,8 +42,8 @@ def test_min_max_closed_form_symmetric() -> None:
     assert zero.tolist() == [0.0] * 4
 
 
-def test_min_max_log2_scale_is_the_maximum() -> None:
-    assert MinMaxRange().log2_scale(torch.tensor([0.1, 0.7, 0.2]), 15).item() == pytest.approx(0.7)
+def test_min_max_upper_is_the_maximum() -> None:
+    assert MinMaxRange().upper(torch.tensor([0.1, 0.7, 0.2]), log2(15)).item() == pytest.approx(0.7)
 
 
 def heavy_rows(count: int, length: int, seed: int) -> Tensor:
@@ -76,7 +83,7 @@ def test_percentile_search_equals_brute_force(percentiles: tuple[float, ...], le
     assert len(chosen) >= distinct
 
 
-def test_percentile_log2_scale_equals_brute_force() -> None:
+def test_percentile_upper_equals_brute_force() -> None:
     generator = torch.Generator().manual_seed(2)
     chosen = set()
     for spread in (0.5, 2.0, 4.0, 6.0):
@@ -89,7 +96,7 @@ def test_percentile_log2_scale_equals_brute_force() -> None:
             errors[scale] = float(((scale * 2.0**-exponent - double(values)) ** 2).mean())
         expected = min(errors, key=lambda scale: errors[scale])
         chosen.add(sorted(errors).index(expected))
-        found = PercentileRange(ACTIVATION_PERCENTILES).log2_scale(values, 7)
+        found = PercentileRange(ACTIVATION_PERCENTILES).upper(values, log2(7))
         assert found.item() == pytest.approx(expected, rel=1e-6)
     assert len(chosen) >= 2
 
@@ -98,7 +105,7 @@ def test_percentile_search_on_zero_rows_maps_zero_to_zero() -> None:
     search = PercentileRange(WEIGHT_PERCENTILES)
     scale, zero = search(torch.zeros(2, 50), asymmetric_grid(4))
     assert (scale.tolist(), zero.tolist()) == ([1.0, 1.0], [0.0, 0.0])
-    assert search.log2_scale(torch.zeros(50), 15).item() == 1.0
+    assert search.upper(torch.zeros(50), log2(15)).item() == 1.0
 
 
 def long_row(kind: str) -> Tensor:
@@ -138,3 +145,42 @@ def test_search_over_a_long_tensor_takes_the_exact_order_statistics() -> None:
     assert scale.item() == pytest.approx((high - low) / 15, rel=1e-6)
     assert zero.item() == round(-low / ((high - low) / 15))
     assert math.isclose(low, -3.09, abs_tol=0.05)
+
+
+def test_offset_grid_closed_form_and_constant_rows() -> None:
+    rows = torch.tensor([[-1.0, 3.0, 0.5], [7.0, 7.0, 7.0], [10.0, 12.0, 11.0], [0.0, 0.0, 0.0]])
+    scale, offset = MinMaxRange()(rows, OffsetGrid(15))
+    assert scale.tolist() == pytest.approx([4 / 15, 3 / 15, 2 / 15, 3 / 15])
+    assert offset.tolist() == [-1.0, 7.0, 10.0, 0.0]
+    assert MinMaxRange()(rows[1::2], OffsetGrid(15))[0].tolist() == [1.0, 1.0]
+
+
+def test_percentile_search_on_the_offset_grid_equals_brute_force() -> None:
+    rows = heavy_rows(12, 4_321, seed=8) + torch.linspace(-9, 9, 12)[:, None]
+    scale, offset = PercentileRange(ACTIVATION_PERCENTILES)(rows, OffsetGrid(7))
+    chosen = set()
+    for row, found_scale, found_offset in zip(double(rows), scale.tolist(), offset.tolist(), strict=True):
+        errors = {}
+        for p in ACTIVATION_PERCENTILES:
+            low, high = (float(np.quantile(row, share, method="nearest")) for share in (1 - p, p))
+            step = (high - low) / 7
+            values = np.clip(np.round((row - low) / step), 0, 7) * step + low
+            errors[p] = (float(((values - row) ** 2).mean()), step, low)
+        best = min(errors, key=lambda p: errors[p][0])
+        chosen.add(best)
+        assert (found_scale, found_offset) == pytest.approx(errors[best][1:], rel=1e-5)
+    assert len(chosen) >= 2
+
+
+def test_ranges_are_those_of_the_finite_values() -> None:
+    inf, nan = math.inf, math.nan
+    rows = torch.tensor([[-2.0, inf, 3.0, nan], [-inf, 4.0, nan, 5.0], [inf, nan, -inf, inf], [1.0, -1.0, 0.5, 2.0]])
+    cleaned = [[-2.0, 3.0, 3.0, 0.0], [4.0, 4.0, 4.0, 5.0], [0.0] * 4, [1.0, -1.0, 0.5, 2.0]]
+    assert finite(rows).tolist() == cleaned
+    assert finite(rows[3:]).data_ptr() == rows[3:].data_ptr()
+    for search in (MinMaxRange(), PercentileRange(ACTIVATION_PERCENTILES)):
+        for found, expected in zip(
+            search(rows, OffsetGrid(3)), search(torch.tensor(cleaned), OffsetGrid(3)), strict=True
+        ):
+            assert torch.equal(found, expected)
+        assert search.upper(torch.tensor([0.2, inf, 0.9, nan]), log2(15)).item() == pytest.approx(0.9)

@@ -1,0 +1,119 @@
+"""`repq` end to end, against a hand-written forward."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from slow_block import block_reference
+from tiny_models import double, noise, tiny_swin, tiny_vit
+from torch import Tensor, nn
+
+from methods.backends import minmax
+from methods.backends.repq import RepQ, RepQConfig, reparameterized
+from methods.contracts import QuantizationContext
+from methods.quant.bits import Bits
+from methods.quant.calibrate import calibrate
+from methods.quant.quantizers import Quantizer
+from methods.quant.swap import activation_quantizers, describe, insert_quantizers
+
+W4A4 = Bits(4, 4)
+
+
+def repq(model: Any, bits: Bits = W4A4, images: int = 4) -> Any:
+    return RepQ().quantize(model, noise(images), bits, RepQConfig(), QuantizationContext(torch.Generator()))
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_quantized_block_equals_a_hand_written_forward(depth: int) -> None:
+    model = tiny_vit()
+    unfolded: Any = reparameterized(model, noise(4), W4A4)
+    plain: Any = copy.deepcopy(unfolded.blocks[depth])
+    for part in (plain.attn, plain.mlp):
+        for name in ("qkv", "proj", "fc1", "fc2"):
+            if hasattr(part, name):
+                setattr(part, name, getattr(part, name).layer)
+    quantized = repq(model)
+    x = torch.randn((2, 17, 16), generator=torch.Generator().manual_seed(9))
+    expected = block_reference(double(x), quantized.blocks[depth], plain, heads=2)
+    assert double(quantized.blocks[depth](x)) == pytest.approx(expected, abs=1e-4)
+    assert np.abs(double(model.blocks[depth](x)) - expected).max() > 0.1
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+def test_sequential_ranges_are_those_of_quantized_activations(build: Callable[[], Any]) -> None:
+    """Run again, every quantizer sees what it was fitted to; floating-point activations give other ranges."""
+    quantized = insert_quantizers(build(), W4A4, minmax.RECIPE)
+    calibrate(quantized, noise(3), sequential=True)
+    seen: dict[int, Tensor] = {}
+    quantizers: list[Any] = activation_quantizers(quantized)
+    for quantizer in quantizers:
+        quantizer.register_forward_pre_hook(lambda module, arguments: seen.update({id(module): arguments[0]}))
+    quantized(noise(3))
+    scales = [(quantizer.scale.item(), quantizer.zero_point.item()) for quantizer in quantizers]
+    for quantizer in quantizers:
+        assert not quantizer.observing
+        quantizer.fit(seen[id(quantizer)])
+    assert [(quantizer.scale.item(), quantizer.zero_point.item()) for quantizer in quantizers] == scales
+    calibrate(quantized, noise(3))
+    assert sum(quantizer.scale.item() != scale for quantizer, (scale, _) in zip(quantizers, scales, strict=True)) > 12
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+def test_what_is_quantized_is_plain_but_for_the_softmax(build: Callable[[], Any]) -> None:
+    rows = describe(repq(build(), Bits(3, 5)))
+    channel, tensor = (
+        "uniform asymmetric per channel, percentile by MSE",
+        "uniform asymmetric per tensor, percentile by MSE",
+    )
+    for row in rows:
+        operation = str(row["operation"])
+        if operation.endswith("weight"):
+            assert (row["quantizer"], row["bits"]) == (channel, 3)
+        elif operation.endswith("softmax"):
+            assert (row["quantizer"], row["bits"]) == ("log-sqrt2 per tensor, percentile by MSE", 5)
+        else:
+            assert (row["quantizer"], row["bits"]) == (tensor, 8 if operation == "patch_embed.proj input" else 5)
+    assert len(rows) == len(describe(insert_quantizers(build(), Bits(3, 5), minmax.RECIPE)))
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+def test_the_original_is_left_as_it_was(build: Callable[[], Any]) -> None:
+    model = build()
+    state, logits = copy.deepcopy(model.state_dict()), model(noise(2))
+    repq(model)
+    assert torch.equal(model(noise(2)), logits)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert not any(isinstance(m, Quantizer) for m in model.modules())
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+@pytest.mark.parametrize(
+    ("bits", "distance"), [("w32a8", 0.1), ("w8a32", 0.02), ("w4a4", 0.5), ("w2a2", 1.2), ("w32a32", 0)]
+)
+def test_one_image_and_every_width(build: Callable[[], Any], bits: str, distance: float) -> None:
+    """Root mean square of the error, in standard deviations of the logits (two unrelated sets: about 1.4)."""
+    model, images = build(), noise(1)
+    logits = repq(model, Bits.parse(bits), images=1)(images)
+    error = (logits - model(images)).square().mean().sqrt() / model(images).std()
+    assert error.item() <= distance
+
+
+def test_an_all_zero_layer_stays_zero() -> None:
+    model = tiny_vit()
+    for module in model.blocks[0].mlp.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.zero_()
+            module.bias.zero_()
+    quantized = repq(model)
+    x = torch.randn((2, 17, 16), generator=torch.Generator().manual_seed(9))
+    assert quantized.blocks[0].mlp(quantized.blocks[0].norm2(x)).abs().max().item() <= 1e-6
+    assert quantized(noise(2)).isfinite().all()
+
+
+def test_the_estimate_is_one_forward_pass() -> None:
+    assert RepQ().image_passes(RepQConfig(), 33) == 11
