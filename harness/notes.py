@@ -18,7 +18,7 @@ def notes(lines: list[Measurement], metric: Metric, marks: set[str]) -> list[str
             f"Binomial standard error of one figure: at most {largest:.2f} points (n = {lines[0].n}). "
             "Kept: share of FP32 accuracy, mean over the columns."
         )
-    elif metric.field == "agreement":
+    elif metric.field == "agreement" and all(line.top1 is None for line in lines):
         found.append("No labels: accuracy needs --data; agreement with FP32 on images no method has seen.")
     if UNTESTED in marks:
         found.append(f"{UNTESTED} not tested: no seed, or no per-image correctness, in common with the leader.")

@@ -356,3 +356,9 @@ def test_pairs_are_all_pairs_of_a_column_with_holm_over_them() -> None:
     row = next(row for row in grid.body if row[0].text.startswith("a") and row[1].text.startswith("b"))
     assert [word.text for word in row[2:]] == ["+6.00", "12", "0", "0.0156", "0.0156", "+6.00, +6.00"]
     assert row[2].strong
+
+
+def test_agreement_asked_for_where_labels_are_known_does_not_say_there_are_none() -> None:
+    for top1, said in ((50.0, False), (None, True)):
+        [table] = leaderboards([make_record("a", top1=top1)], Layout(metric="agreement"))
+        assert any("No labels" in note for note in table.notes) is said
