@@ -68,16 +68,16 @@ def ablation_grid(ablation: Ablation) -> Grid:
         _words(row, found, distance, row.reported - reported)
         for row, found, distance in zip(method.ablation, cells, _distances(cells, full), strict=True)
     ]
-    header = ["row", "seeds", "measured, %", "from full", "p (Holm)"]
-    header += [f"paper ({method.ablation_setting}), %", "from full"]
+    header = ["row", "seeds", "measured", "from full", "p (Holm)", "paper", "from full"]
     first = full[0]
     title = f"{first.method} on {first.model} {first.bits}, {first.backend}; {first.data}, n = {first.n}"
-    return Grid(title, header, body, _notes(first))
+    return Grid(title, header, body, _notes(first, method.ablation_setting))
 
 
-def _notes(full: Measurement) -> list[str]:
+def _notes(full: Measurement, reported: str) -> list[str]:
     notes = [
-        "Top-1 (agreement with FP32 where there are no labels), mean ± sd over seeds. Simulated quantization.",
+        "Top-1 in percent (agreement with FP32 where there are no labels), mean ± sd over seeds. Simulated "
+        f"quantization. Paper: {reported}.",
         "From full: points against the full method on the same images and seeds; bold where p, exact, paired and "
         f"corrected for all rows by Holm's rule, is at most {LEVEL:g}.",
     ]
