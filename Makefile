@@ -22,4 +22,10 @@ results:
 			python -m harness.leaderboard $${records%/records} --format $$format --out $${records%/records} || exit 1; \
 		done; \
 	done
+	python -m harness.leaderboard results/deit_t_8x100 --pairs --format md --out results/deit_t_8x100 \
+		--filter bits=w4a4 --filter backend=blockwise \
+		--filter 'overrides=noise.images=8,real.images=8,psaq_vit.images=8*,spdfq.images=8*iterations=100'
+	for study in deit_t_8x100 digits_8x100; do \
+		python -m harness.ablation --results results/$$study --table-only --out results/$$study/ablation.md || exit 1; \
+	done
 	python -m harness.leaderboard --format html --out results
