@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from harness_kit import many_records, python  # noqa: E402 - after the path to the project
+from harness_kit import many_records, python
 
 _RUNS = 3
 
