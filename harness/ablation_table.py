@@ -68,7 +68,7 @@ def ablation_grid(ablation: Ablation) -> Grid:
         _words(row, found, distance, row.reported - reported)
         for row, found, distance in zip(method.ablation, cells, _distances(cells, full), strict=True)
     ]
-    header = ["row", "seeds", "measured", "from full", "p (Holm)", "paper", "from full"]
+    header = ["row", "seeds", "measured", "diff.", "p", "paper", "diff."]
     first = full[0]
     title = f"{first.method} on {first.model} {first.bits}, {first.backend}; {first.data}, n = {first.n}"
     return Grid(title, header, body, _notes(first, method.ablation_setting))
@@ -78,7 +78,7 @@ def _notes(full: Measurement, reported: str) -> list[str]:
     notes = [
         "Top-1 in percent (agreement with FP32 where there are no labels), mean ± sd over seeds. Simulated "
         f"quantization. Paper: {reported}.",
-        "From full: points against the full method on the same images and seeds; bold where p, exact, paired and "
+        "Diff.: points against the full method, ours on the same images and seeds; bold where p, exact, paired and "
         f"corrected for all rows by Holm's rule, is at most {LEVEL:g}.",
     ]
     return notes + ([f"Settings of all rows: {full.overrides}."] if full.overrides else [])
