@@ -1,7 +1,8 @@
 """The method `spdfq`: L_G = alpha1 L_APA + L_SL + 0.05 L_TV over whole images and their regions.
 
 arXiv 2412.16553 (SPDFQ; SARDFQ at ICCV 2025). Every part can be switched off on its own: without SL targets
-are one-hot, without MSR there are no regions, without APA no attention is read.
+are one-hot, without MSR there are no regions, without APA no attention is read. Images are shown as they are,
+without PSAQ-ViT's rolls and flips: the paper does not say, and priors and regions have places (inferred).
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class SPDFQ(Method):
     version = 1
     paper = "SPDFQ / SARDFQ (arXiv 2412.16553; ICCV 2025)"
     config_class = SPDFQConfig
-    inferred = "laws of priors, regions and other soft labels; alpha1 per model; learning rate and schedule"
+    inferred = "laws of priors, regions and other soft labels; alpha1 per model; learning rate, schedule, no jitter"
     ablation = ROWS
     ablation_setting = "W4A4 DeiT-S"
     space: ClassVar = {
