@@ -25,7 +25,7 @@ HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
 
 
 def until(tab: Any, expression: str, argument: Any = None) -> None:
-    """Wait until a JavaScript expression holds; from here, as the page's own policy forbids the driver to poll there."""
+    """Wait until a JavaScript expression holds; polled from here, as the page forbids the driver to do it there."""
     deadline = time.monotonic() + 30
     while not tab.evaluate(expression, argument):
         assert time.monotonic() < deadline, expression
