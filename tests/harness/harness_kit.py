@@ -135,6 +135,19 @@ def stream(text: str) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def _metrics(n: int, top1: float | None, fp32: float | None, agreement: float, counted: bool) -> dict[str, Any]:
+    """Return metrics that agree with one another; `counted`: top-1 is that of given per-image correctness."""
+    return {
+        "top1": top1,
+        "top5": None if top1 is None else max(top1, 100.0 if counted else 90.0),
+        "stderr": None if top1 is None else (top1 * (100 - top1) / n) ** 0.5,
+        "n": n,
+        "fp32_top1": fp32,
+        "agreement": agreement,
+        "kl": 0.25,
+    }
+
+
 def make_record(
     key: str,
     *,
@@ -160,15 +173,7 @@ def make_record(
     """Return a record as a trial would leave it; per-image correctness, if given, sets n and top-1."""
     if hits is not None:
         n, top1 = len(hits), 100 * sum(hits) / len(hits)
-    found = {
-        "top1": top1,
-        "top5": None if top1 is None else max(top1, 100.0 if hits else 90.0),
-        "stderr": None if top1 is None else (top1 * (100 - top1) / n) ** 0.5,
-        "n": n,
-        "fp32_top1": fp32,
-        "agreement": agreement,
-        "kl": 0.25,
-    }
+    found = _metrics(n, top1, fp32, agreement, bool(hits))
     stage = {"seconds": 1.5, "peak_mb": 10.0, "cached": False}
     return {
         "schema": 1,
