@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-_BATCH = 64
+# On CPUs, activations of more images leave the cache and cost a third more; results are the same bit for bit.
+_BATCH = {"cpu": 16, "cuda": 64}
 
 
 def logits_of(
@@ -30,7 +31,7 @@ def logits_of(
     """
     from accelerate.utils import find_executable_batch_size
 
-    attempt = find_executable_batch_size(_logits, starting_batch_size=_BATCH)
+    attempt = find_executable_batch_size(_logits, starting_batch_size=_BATCH[device.type])
     result: Tensor = attempt(model, source, entry, device, report)
     return result
 
