@@ -20,6 +20,8 @@ from methods.contracts import ImageSpace, Report
 from methods.errors import UsageError, unknown_name
 
 PRECISIONS = ("fp32", "bf16")
+PUBLISHED_SIDE = 224
+"""The side in pixels of the images that published jitter is told for."""
 Objective: TypeAlias = Callable[[Tensor, int], Iterator[dict[str, Tensor]]]
 
 
@@ -28,6 +30,19 @@ _EXPLODED = 100.0  # times the first step's loss
 
 class DivergenceError(RuntimeError):
     """A loss term or an image stopped being finite, or the loss exploded; names the step and the term."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A roll by `offset` pixels along both axes, then perhaps a horizontal flip."""
+
+    offset: int
+    flipped: bool
+
+    def show(self, images: Tensor) -> Tensor:
+        """Return images [n, C, H, W] moved, differentiable."""
+        shown = images.roll((self.offset, self.offset), dims=(2, 3))
+        return shown.flip(3) if self.flipped else shown
 
 
 @dataclass(frozen=True)
@@ -46,13 +61,15 @@ class Jitter:
         if any(limit < 0 for limit in self.limits) or not 0 <= self.flip <= 1:
             raise UsageError("Jitter needs limits >= 0 and a probability of flips, 0 to 1.")
 
-    def show(self, images: Tensor, index: int) -> Tensor:
-        """Return the images [n, C, H, W] as shown at a step of round `index`, differentiable."""
+    def draw(self, index: int) -> Move:
+        """Draw the move of a step of round `index`."""
         limit = self.limits[index]
         offset = int(torch.randint(-limit, limit + 1, (), generator=self.generator))
-        shown = images.roll((offset, offset), dims=(2, 3))
-        flipped = torch.rand((), generator=self.generator).item() < self.flip
-        return shown.flip(3) if flipped else shown
+        return Move(offset, torch.rand((), generator=self.generator).item() < self.flip)
+
+    def show(self, images: Tensor, index: int) -> Tensor:
+        """Return the images [n, C, H, W] as shown at a step of round `index`, differentiable."""
+        return self.draw(index).show(images)
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,9 @@ from methods.architecture import attention_sites
 from methods.attention import attention_outputs
 from methods.contracts import ImageSpace, Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.loop import Jitter, LoopSettings, optimize_images
+from methods.loop import PUBLISHED_SIDE, Jitter, LoopSettings, optimize_images
 from methods.losses import soft_cross_entropy, total_variation, variation_target
 from methods.patch_similarity import DensityLaw, patch_similarity_entropy, smallest_similarity, unit_tokens
-
-_PUBLISHED_SIDE = 224
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class PSAQViTConfig:
 
     def limits(self, space: ImageSpace) -> tuple[int, ...]:
         """Return the largest roll of every round, in pixels of the model's images."""
-        scale = self.jitter * min(space.height, space.width) / _PUBLISHED_SIDE
+        scale = self.jitter * min(space.height, space.width) / PUBLISHED_SIDE
         return tuple(round(scale * (index + 1)) for index in range(self.rounds))
 
 

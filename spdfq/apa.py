@@ -5,14 +5,17 @@ L_APA = sum over l = S..L, h = 1..H of (l/L) MSE(A^c_{l,h}, prior_{l,h}), S = L/
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from methods.architecture import AttentionSite, attention_sites
 from methods.attention import attention_maps
+from methods.errors import UsageError
+from methods.loop import Move
 from spdfq.priors import PriorLaw
 
 
@@ -30,6 +33,14 @@ class Alignment:
     depth_weight: bool = True
     class_token_share: bool = False
 
+    def moved(self, move: Move, height: int) -> Alignment:
+        """Return the alignment of images of `height` pixels shown under a move: the priors go along with them."""
+        priors = [
+            moved_prior(prior, site.grid, move.offset * site.grid[0] / height, move.flipped)
+            for site, prior in zip(self.sites, self.priors, strict=True)
+        ]
+        return replace(self, priors=priors)
+
     def loss(self, maps: Sequence[Tensor], start: int) -> Tensor:
         """Return L_APA for maps of images start.. of the set, each [n, windows, heads, cells].
 
@@ -43,6 +54,25 @@ class Alignment:
             weight = site.depth / site.depths if self.depth_weight else 1.0
             total = total + weight * site.heads * (reached - target).square().mean()
         return total
+
+
+def moved_prior(prior: Tensor, grid: tuple[int, int], offset: float, flipped: bool) -> Tensor:
+    """Return priors [..., rows*columns] rolled by `offset` cells along both axes, then flipped left to right.
+
+    Between two whole offsets the map is interpolated linearly, so every sum stays.
+    """
+    whole = math.floor(offset)
+    share = offset - whole
+    shown: Tensor = prior.unflatten(-1, grid)
+    for axis in (-2, -1):
+        shown = (1 - share) * shown.roll(whole, axis) + share * shown.roll(whole + 1, axis)
+    return (shown.flip(-1) if flipped else shown).flatten(-2)
+
+
+def check_movable(sites: Sequence[AttentionSite]) -> None:
+    """Raise UsageError where a prior cannot go along with its image: attention in windows, which stay in place."""
+    if any(site.windows > 1 for site in sites):
+        raise UsageError("spdfq.jitter and spdfq.flip move priors with their images; windows (Swin) do not move.")
 
 
 def deep_sites(model: nn.Module, first: float) -> list[AttentionSite]:

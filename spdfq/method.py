@@ -2,7 +2,8 @@
 
 arXiv 2412.16553 (SPDFQ; SARDFQ at ICCV 2025). Every part can be switched off on its own: without SL targets
 are one-hot, without MSR there are no regions, without APA no attention is read. Images are shown as they are,
-without PSAQ-ViT's rolls and flips: the paper does not say, and priors and regions have places (inferred).
+without PSAQ-ViT's rolls and flips, unless `jitter` and `flip` are set: the paper does not say (inferred). Priors
+then go along with the images, and every view, region or whole, is moved alike.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from methods.architecture import AttentionSite
 from methods.attention import attention_maps
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError, unknown_name
-from methods.loop import LoopSettings, optimize_images
+from methods.loop import PUBLISHED_SIDE, Jitter, LoopSettings, Move, optimize_images
 from methods.losses import soft_cross_entropy, total_variation, variation_target
 from spdfq.ablation import ROWS
-from spdfq.apa import Alignment, deep_sites, draw_priors, measured_priors
+from spdfq.apa import Alignment, check_movable, deep_sites, draw_priors, measured_priors
 from spdfq.defaults import defaults_for
 from spdfq.msr import Region, RegionLaw, crops
 from spdfq.priors import PriorLaw
@@ -40,7 +41,8 @@ class SPDFQConfig:
     `spdfq.apa`; regions: K_MSR (paper: 4); region_min, region_max: sides in image sides;
     region_schedule: `all` regions at every step or a random `one` of each image; redraw_regions: new
     regions at every step; interpolation: of the crops; eps1, eps2 (paper: 5, 10), other: the soft labels
-    (`spdfq.soft_labels`); precision: of the forward passes (`methods.loop`).
+    (`spdfq.soft_labels`); jitter: largest roll of a step, in pixels of a 224 px image, flip: probability of a
+    horizontal flip (PSAQ-ViT: 15, then 30; 0.5); precision: of the forward passes (`methods.loop`).
     """
 
     images: int = 32
@@ -70,6 +72,8 @@ class SPDFQConfig:
     eps1: float = 5.0
     eps2: float = 10.0
     other: float = 1.0
+    jitter: int = 0
+    flip: float = 0.0
     precision: str = "fp32"
 
     def __post_init__(self) -> None:
@@ -77,6 +81,8 @@ class SPDFQConfig:
             raise UsageError("spdfq needs images >= 1, alpha1 >= 0 and tv_weight >= 0.")
         if not 0 <= self.first_layer <= 1:
             raise UsageError("spdfq.first_layer is a share of the depth, 0 to 1.")
+        if self.jitter < 0 or not 0 <= self.flip <= 1:
+            raise UsageError("spdfq needs jitter >= 0 and 0 <= flip <= 1.")
         if self.interpolation not in ("bilinear", "bicubic", "nearest"):
             raise unknown_name("interpolation", self.interpolation, ("bilinear", "bicubic", "nearest"))
         if self.region_schedule not in ("all", "one"):
@@ -86,6 +92,11 @@ class SPDFQConfig:
     def loop(self) -> LoopSettings:
         """Return the settings of the shared loop."""
         return LoopSettings(self.iterations, self.learning_rate, warmup=self.warmup, precision=self.precision)
+
+    def moves(self, context: SynthesisContext) -> Jitter | None:
+        """Return what draws the moves of the steps, None where images stay in place."""
+        limit = round(self.jitter * context.space.height / PUBLISHED_SIDE)
+        return Jitter((limit,), self.flip, context.generator) if limit or self.flip else None
 
     def priors(self) -> PriorLaw:
         """Return the law of the attention priors."""
@@ -163,6 +174,9 @@ class _Objective:
             targets = hard_labels(self.relevant, context.classes)
         self.targets = targets.to(device)
         sites = deep_sites(model, config.first_layer) if config.apa and config.alpha1 > 0 else []
+        self.jitter = config.moves(context)
+        if self.jitter:
+            check_movable(sites)
         self.alignment = Alignment(sites, self._priors(sites), config.depth_weight, config.class_token_share)
         shape = torch.empty((config.images, *context.space.shape), device="meta")
         self.variation_target = variation_target(shape, generator)
@@ -220,9 +234,12 @@ class _Objective:
         if self.config.redraw_regions and self.regions and step > 0:
             self._redraw()
         visited = self._visited()
+        move = self.jitter.draw(0) if self.jitter else None
+        alignment = self.alignment.moved(move, self.context.space.height) if move else self.alignment
         views = len(images) + len(visited)
         for start in range(0, views, self.context.micro_batch):
-            yield self._terms(images, visited, start, min(start + self.context.micro_batch, views))
+            stop = min(start + self.context.micro_batch, views)
+            yield self._terms(images, visited, start, stop, alignment, move)
         if self.config.tv_weight > 0:
             yield {"tv": self.config.tv_weight * (total_variation(images) - self.variation_target).abs()}
 
@@ -241,7 +258,9 @@ class _Objective:
             moved += law.place(image, count, space.height, space.width, self.context.generator)
         self.regions = moved
 
-    def _terms(self, images: Tensor, visited: list[int], start: int, stop: int) -> dict[str, Tensor]:
+    def _terms(
+        self, images: Tensor, visited: list[int], start: int, stop: int, alignment: Alignment, move: Move | None
+    ) -> dict[str, Tensor]:
         """Return alpha1 L_APA and L_SL of the views start..stop (whole images, then the visited regions), as
         shares of the whole step's terms."""
         count = len(images)
@@ -249,9 +268,9 @@ class _Objective:
         parts = visited[max(0, start - count) : max(0, stop - count)]
         batch = torch.cat([whole, crops(images, [self.regions[i] for i in parts], self.config.interpolation)])
         targets = torch.cat([self.targets[start : start + len(whole)], self.targets[[count + i for i in parts]]])
-        with attention_maps(self.alignment.sites if len(whole) else [], len(whole)) as maps:
-            logits = self.model(batch)
+        with attention_maps(alignment.sites if len(whole) else [], len(whole)) as maps:
+            logits = self.model(move.show(batch) if move else batch)
         terms = {"sl": soft_cross_entropy(logits, targets).sum() / (count + len(visited))}
         if maps:
-            terms["apa"] = self.config.alpha1 * self.alignment.loss(maps, start) * (len(whole) / count)
+            terms["apa"] = self.config.alpha1 * alignment.loss(maps, start) * (len(whole) / count)
         return terms

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from methods.architecture import attention_sites
 from methods.attention import attention_maps
-from spdfq.apa import Alignment, deep_sites, draw_priors
+from methods.loop import Move
+from spdfq.apa import Alignment, deep_sites, draw_priors, moved_prior
 from spdfq.priors import PriorLaw
 
 MODELS = {
@@ -154,3 +155,34 @@ def test_gradient_reaches_the_pixels_as_finite_differences_say(kind: str) -> Non
         numeric = (loss(images + step) - loss(images - step)).item() / 2e-5
         assert abs(numeric) > 1e-7
         assert leaf.grad[index].item() == pytest.approx(numeric, rel=1e-4)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 1.0, -2.0, 0.25, -1.75, 5.5])
+def test_a_prior_moves_as_a_slow_loop_says_and_keeps_its_sum(offset: float, flipped: bool) -> None:
+    rows, columns = 3, 4
+    prior = torch.rand((2, rows * columns), generator=seeded(0), dtype=torch.float64)
+    found = moved_prior(prior, (rows, columns), offset, flipped)
+    expected = torch.zeros(2, rows, columns, dtype=torch.float64)
+    for row in range(rows):
+        for column in range(columns):
+            for down in range(-8, 9):
+                for right in range(-8, 9):
+                    share = max(0.0, 1 - abs(down - offset)) * max(0.0, 1 - abs(right - offset))
+                    expected[:, (row + down) % rows, (column + right) % columns] += (
+                        share * prior[:, row * columns + column]
+                    )
+    if flipped:
+        expected = expected[..., range(columns - 1, -1, -1)]
+    assert torch.allclose(found, expected.flatten(1), atol=1e-12)
+    assert torch.allclose(found.sum(1), prior.sum(1), atol=1e-12)
+
+
+def test_priors_move_by_whole_patches_as_the_image_does() -> None:
+    sites = deep_sites(MODELS["vit"], 0.5)
+    priors = draw_priors(sites, 2, PriorLaw(), seeded(0))
+    move = Move(offset=8, flipped=True)  # two patches of 4 px
+    moved = Alignment(sites, priors).moved(move, height=16)
+    for before, after in zip(priors, moved.priors, strict=True):
+        pictures = before.reshape(2, -1, 4, 4).repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+        assert torch.equal(move.show(pictures)[..., ::4, ::4].flatten(2), after.reshape(2, -1, 16))

@@ -120,6 +120,47 @@ def test_first_losses_equal_the_paper_formula_view_by_view(
     assert made.losses["tv"] == [pytest.approx(0.05 * abs(variation - objective.variation_target), rel=1e-5)]
 
 
+def test_under_a_move_views_and_priors_move_alike(spied: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    still = synthesize(iterations=1)
+    monkeypatch.setattr(loop.Jitter, "draw", lambda self, index: loop.Move(4, True))  # one patch
+    made = synthesize(iterations=1, jitter=56, flip=0.5)
+    objective, regions = spied["objective"], made.extras["regions"]
+    views = [view.roll((4, 4), (2, 3)).flip(3) for view in views_of(spied["start"], regions)]
+    plain = copy.deepcopy(VIT).double()
+    entropies = [
+        -(target.double() * plain(view).log_softmax(1)[0]).sum().item()
+        for view, target in zip(views, objective.targets, strict=True)
+    ]
+    assert made.losses["sl"] == [pytest.approx(sum(entropies) / len(views), rel=1e-5)]
+    assert made.losses["sl"] != still.losses["sl"]
+    priors = [
+        prior.unflatten(-1, (4, 4)).roll((1, 1), (-2, -1)).flip(-1).flatten(-2) for prior in objective.alignment.priors
+    ]
+    assert made.losses["apa"] == [pytest.approx(100.0 * alignment_slow(plain, views[:4], priors), rel=1e-4)]
+    assert made.losses["tv"] == still.losses["tv"]
+
+
+def test_jitter_is_drawn_anew_at_every_step_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[loop.Move] = []
+    original = loop.Move.show
+
+    def watched(move: loop.Move, images: Tensor) -> Tensor:
+        drawn.append(move)
+        return original(move, images)
+
+    monkeypatch.setattr(loop.Move, "show", watched)
+    synthesize(iterations=60, images=1, msr=False, apa=False, jitter=28, flip=0.5)
+    assert {move.offset for move in drawn} == {-2, -1, 0, 1, 2}
+    assert {move.flipped for move in drawn} == {False, True}
+
+
+def test_jitter_is_refused_where_priors_cannot_follow() -> None:
+    with pytest.raises(UsageError, match="windows"):
+        synthesize(SWIN, jitter=28)
+    made = synthesize(SWIN, jitter=28, apa=False, iterations=1)
+    assert set(made.losses) == {"sl", "tv"}
+
+
 @pytest.mark.parametrize("part", ["sl", "apa", "tv", "all"])
 @pytest.mark.parametrize("make", [tiny_vit, tiny_swin])
 def test_gradient_to_the_pixels_is_what_finite_differences_say(make: Any, part: str, spied: dict[str, Any]) -> None:
@@ -414,6 +455,8 @@ def test_every_short_name_has_defaults_of_its_own_with_a_source() -> None:
         ({"region_schedule": "ones"}, "Did you mean 'one'"),
         ({"precision": "bf61"}, "Did you mean 'bf16'"),
         ({"iterations": 0}, "iterations >= 1"),
+        ({"jitter": -1}, "jitter >= 0"),
+        ({"flip": 1.5}, "flip <= 1"),
         ({"prior_law": "gaus"}, "Unknown prior law"),
         ({"regions": 0}, "most >= 1"),
         ({"eps1": 20.0}, "eps1 <= eps2"),
