@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # On CPUs, activations of more images leave the cache and cost a third more; results are the same bit for bit.
-_BATCH = {"cpu": 16, "cuda": 64}
+BATCH = {"cpu": 16, "cuda": 64}
 
 
 def logits_of(
@@ -31,7 +31,7 @@ def logits_of(
     """
     from accelerate.utils import find_executable_batch_size
 
-    attempt = find_executable_batch_size(_logits, starting_batch_size=_BATCH[device.type])
+    attempt = find_executable_batch_size(_logits, starting_batch_size=BATCH[device.type])
     result: Tensor = attempt(model, source, entry, device, report)
     return result
 

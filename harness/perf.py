@@ -5,6 +5,9 @@ the same model in the same precision, with no loss but a sum. After every step o
 run bare, so both are timed side by side on the same machine in the same state; the ratio printed is the median
 over steps. The last column extrapolates: minutes of a synthesis with all the method's settings, at the seconds
 per view seen. Random weights by default: they take the same time.
+
+With `--backends repq,erq --bits w8a8,w4a4` it times instead the evaluation of quantized models against that of the
+FP32 model with the same attention implementation, and the quantization itself on `--images` images of noise.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ _EXAMPLES = """examples:
   python -m harness.perf --models deit_t --precision fp32,bf16
   python -m harness.perf --models deit_t --set spdfq.region_schedule=one
   python -m harness.perf --models vit_b --images 32 --steps 2 --micro-batch 16
+  python -m harness.perf --models deit_t --backends minmax,repq,erq --bits w8a8,w4a4 --images 32 --weights DIR
 """
 
 
@@ -80,6 +84,18 @@ def _config(entry: ModelEntry, method: str, precision: str, arguments: argparse.
     return config
 
 
+def _lines(arguments: argparse.Namespace) -> list[tuple[str, ...]]:
+    """Measure every synthesis asked for."""
+    from harness.zoo import select_models
+
+    return [
+        measure(entry, method, precision, arguments)
+        for entry in select_models(arguments.models.split(","))
+        for method in arguments.methods.split(",")
+        for precision in arguments.precision.split(",")
+    ]
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     result = argparse.ArgumentParser(
@@ -90,8 +106,10 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--models", default="deit_t,swin_t", help="short names, globs, full timm names")
     result.add_argument("--methods", default="spdfq", help="synthesis methods that optimise pixels")
+    result.add_argument("--backends", help="time quantization and evaluation with these instead")
+    result.add_argument("--bits", default="w8a8,w4a4", help="bit-widths for --backends")
     result.add_argument("--images", type=positive, default=16)
-    result.add_argument("--steps", type=positive, default=5, help="steps timed, after one to warm up")
+    result.add_argument("--steps", type=positive, default=5, help="steps or passes timed, after one to warm up")
     result.add_argument("--set", action="append", default=[], metavar="NAME.KEY=VALUE", help="a setting of a method")
     result.add_argument("--precision", default="fp32", help="of the forward passes: fp32, bf16, or both as a list")
     result.add_argument("--micro-batch", type=positive, default=32, help="most views at once")
@@ -115,26 +133,24 @@ def _perf(arguments: argparse.Namespace) -> int:
     from harness import catalog
     from harness.files import write_atomically
     from harness.grid import Grid, Word
+    from harness.perf_backends import COLUMNS, NOTES, evaluation_lines
     from harness.provenance import library_versions, processor
     from harness.render import markdown, print_table
-    from harness.zoo import select_models
 
     catalog.load()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    lines = [
-        measure(entry, method, precision, arguments)
-        for entry in select_models(arguments.models.split(","))
-        for method in arguments.methods.split(",")
-        for precision in arguments.precision.split(",")
-    ]
     where = f"{processor()}, {torch.get_num_threads()} threads, torch {library_versions()['torch']}"
     if arguments.device == "cuda":
         where = f"{torch.cuda.get_device_name()}, torch {library_versions()['torch']}"
-    rows = [[Word(word) for word in line] for line in lines]
     title = f"Synthesis step against the bare forward + backward pass, {arguments.images} images"
+    columns, notes = _COLUMNS, _NOTES
+    if arguments.backends:
+        title, columns, notes = f"Quantization on {arguments.images} images, evaluation against FP32", COLUMNS, NOTES
+    lines = evaluation_lines(arguments) if arguments.backends else _lines(arguments)
+    rows = [[Word(word) for word in line] for line in lines]
     settings = "".join(f", {assignment}" for assignment in arguments.set)
-    grid = Grid(title + settings, _COLUMNS, rows, [*_NOTES, where])
+    grid = Grid(title + settings, columns, rows, [*notes, where])
     print_table(grid, Console())
     if arguments.out:
         write_atomically(arguments.out, markdown([grid]).encode())

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from harness_kit import run_here
 from torch import Tensor, nn
 
-from harness import perf
+from harness import catalog, evaluation_timer, perf
+from harness.evaluation_timer import time_evaluation
 from harness.step_timer import StepTimer
+from harness.weights import find_weights, load_model
+from harness.zoo import ENTRIES
+from methods.quant.bits import Bits
+from methods.quant.quantizers import Quantizer
+from methods.registry import BACKENDS
+
+catalog.load()
 
 
 class Counting(nn.Module):
@@ -99,3 +108,31 @@ def test_methods_without_steps_and_unknown_precisions_are_refused() -> None:
         outcome = run_here(perf.main, ["--models", "vit_digits", *words])
         assert outcome.code == 2
         assert any(part in outcome.err for part in sentence.split("|")), outcome.err
+
+
+def test_evaluation_is_timed_against_the_model_with_unfused_attention(tmp_path: Path) -> None:
+    out = tmp_path / "perf.md"
+    words = ["--models", "vit_digits", "--backends", "minmax,repq", "--bits", "w8a8,w32a32", "--images", "2"]
+    outcome = run_here(perf.main, [*words, "--steps", "3", "--out", str(out)])
+    assert outcome.code == 0, outcome.err
+    lines = [[word.strip() for word in line.split("|")[1:-1]] for line in out.read_text().splitlines()[4:8]]
+    names = [f"vit_digits {backend} {bits}" for backend in ("minmax", "repq") for bits in ("w8a8", "w32a32")]
+    assert [line[0] for line in lines] == names
+    assert all(float(word) >= 0 for line in lines for word in line[1:])
+
+
+def test_passes_take_turns_and_the_first_of_each_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([9.0, 9.0, 1.0, 2.0, 2.0, 3.0, 4.0, 20.0])
+    seen: list[bool] = []
+
+    def timed(model: nn.Module, images: Tensor) -> float:
+        seen.append(any(isinstance(module, Quantizer) for module in model.modules()))
+        return next(seconds)
+
+    monkeypatch.setattr(evaluation_timer, "_pass", timed)
+    model = load_model(ENTRIES["vit_digits"], find_weights(ENTRIES["vit_digits"], None))
+    backend = BACKENDS.get("minmax")
+    images = torch.randn((2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    times = time_evaluation(model, backend, backend.config_class(), Bits(8, 8), images, batch=2, repeats=3)
+    assert seen == [False, True] * 4
+    assert (times.float_pass, times.quantized_pass, times.ratio) == (2.0, 3.0, 2.0)
