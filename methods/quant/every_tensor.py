@@ -93,7 +93,7 @@ def insert_everywhere(model: nn.Module, bits: Bits, weights: Maker, activations:
     are not supported. With 32 bits throughout the copy is the plain model.
     """
     check_supported(model)
-    quantized: Any = copy.deepcopy(model).requires_grad_(False)
+    quantized = copy.deepcopy(model).requires_grad_(False)
     if bits.float:
         return quantized
     for name, attention in named_attentions(quantized):
@@ -111,8 +111,6 @@ def insert_everywhere(model: nn.Module, bits: Bits, weights: Maker, activations:
         if isinstance(module, Block | SwinTransformerBlock):
             _quantize_output(module, made(activations, bits.of(f"{name}.mlp").activations))
             _quantize_sum(module.norm2, made(activations, bits.of(f"{name}.norm2").activations))
-    if quantized.global_pool != "token":
-        _quantize_output(quantized.norm, made(activations, bits.of("norm").activations))
     return quantized
 
 
@@ -125,7 +123,12 @@ def _stepwise(attention: Any, width: int, activations: Maker) -> StepwiseAttenti
 
 
 def _quantize_embedding(model: Any, bits: Bits, activations: Maker) -> None:
-    """Quantize what a norm of the patch embedding hands on, the position embedding, and the sum with it."""
+    """Quantize what norms of patch embedding and tokens hand on, the position embedding, and the sum with it.
+
+    A class token's last norm is quantized where the head takes it.
+    """
+    if model.global_pool != "token":
+        _quantize_output(model.norm, made(activations, bits.of("norm").activations))
     if not isinstance(model.patch_embed.norm, nn.Identity):
         _quantize_output(model.patch_embed.norm, made(activations, bits.of("patch_embed.norm").activations))
     if getattr(model, "pos_embed", None) is not None:
