@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -19,15 +21,21 @@ from methods.quant.layers import QuantizedLayer
 from methods.quant.swap import describe, fold_weights, layer_names, quantized_layers
 
 MIXED = Bits(
-    4,
-    4,
-    (("blocks.0.*", Bits(8, 8)), ("*.attn", Bits(32, 6)), ("head", Bits(3, 5)), ("*.1.mlp.fc1", Bits(32, 32))),
-    "m",
+    weights=4,
+    activations=4,
+    layers=(
+        ("blocks.0.*", Bits(8, 8)),
+        ("*.attn", Bits(32, 6)),
+        ("head", Bits(3, 5)),
+        ("*.1.mlp.fc1", Bits(32, 32)),
+    ),
+    name="m",
 )
 BY_HAND = {  # weight, input
     "patch_embed.proj": (4, 4),
     "blocks.0.attn.qkv": (8, 8), "blocks.0.attn.proj": (8, 8), "blocks.0.mlp.fc1": (8, 8), "blocks.0.mlp.fc2": (8, 8),
-    "blocks.1.attn.qkv": (4, 4), "blocks.1.attn.proj": (4, 4), "blocks.1.mlp.fc1": (32, 32), "blocks.1.mlp.fc2": (4, 4),
+    "blocks.1.attn.qkv": (4, 4), "blocks.1.attn.proj": (4, 4),
+    "blocks.1.mlp.fc1": (32, 32), "blocks.1.mlp.fc2": (4, 4),
     "head": (3, 5),
 }  # fmt: skip
 
@@ -63,9 +71,10 @@ def test_mixed_bits_are_those_of_layers_quantized_by_hand() -> None:
     assert torch.equal(quantized(noise(2)), by_hand(model)(noise(2)))
     for uniform in (Bits(4, 4), Bits(8, 8)):
         assert not torch.equal(quantized(noise(2)), minmax(model, uniform)(noise(2)))
-    found = {
-        name: tuple(q.bits if q else 32 for q in (l.weights, l.inputs)) for name, l in quantized_layers(quantized)
-    }
+    found = {}
+    for name, layer in quantized_layers(quantized):
+        weights, inputs = layer.weights, layer.inputs
+        found[name] = (weights.bits if weights else 32, inputs.bits if inputs else 32)
     assert found == BY_HAND
 
 
@@ -118,7 +127,8 @@ def test_names_of_layers_and_of_attention() -> None:
 
 def test_mixed_bits_are_called_by_default_name_and_contents() -> None:
     one = Bits(4, 4, (("a", Bits(8, 8)), ("b", Bits(2, 2))), "plan")
-    assert str(one) == "w4a4+plan-98d62de3"
+    text = json.dumps(["w4a4", [["a", "w8a8"], ["b", "w2a2"]]])
+    assert str(one) == f"w4a4+plan-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     others = [
         Bits(4, 4, (("b", Bits(2, 2)), ("a", Bits(8, 8))), "plan"),
         Bits(4, 4, (("a", Bits(8, 8)), ("b", Bits(2, 3))), "plan"),
