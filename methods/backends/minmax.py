@@ -47,7 +47,7 @@ class MinMax(Backend):
 
     name = "minmax"
     version = 1
-    paper = "PSAQ-ViT (ECCV 2022), its plain form"
+    paper = "PSAQ-ViT (ECCV 2022), its plain form or its own protocol"
     config_class = MinMaxConfig
     space: ClassVar = {"protocol": {"choices": list(PROTOCOLS)}}
 
