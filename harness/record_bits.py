@@ -37,10 +37,10 @@ def costs_problem(record: dict[str, Any]) -> str | None:
     if not isinstance(costs, dict) or not all(type(costs.get(name)) is int and costs[name] > 0 for name in _COSTS):
         return "has no sound costs"
     widths = [int(width) for width in re.findall(r"[wa](\d+)", record["cell"]["bits"].partition("+")[0])]
-    parameters, mixed = record.get("weights", {}).get("parameters"), "layer_bits" in record
-    least = _LEAST if mixed else min(widths)
+    parameters = record.get("weights", {}).get("parameters")
+    least = _LEAST if "layer_bits" in record else min(widths)
     if not least**2 * costs["macs"] <= costs["bitops"] <= _FLOAT**2 * costs["macs"]:
         return "has bit operations that its products cannot take"
-    if type(parameters) is int and 8 * costs["size_bytes"] < (_LEAST if mixed else widths[0]) * parameters:
+    if type(parameters) is int and 8 * costs["size_bytes"] < least * parameters:
         return "has a size below that of its parameters at their bits"
     return None
