@@ -42,7 +42,11 @@ def parser() -> argparse.ArgumentParser:
     )
     what = result.add_argument_group("what to measure (comma-separated lists; every combination is a cell)")
     what.add_argument("--models", default="vit_digits,swin_digits", help="short names, globs, full timm names")
-    what.add_argument("--bits", default="w4a4,w8a8", help="such as w4a4; 2 to 8, or 32 for floating point")
+    what.add_argument(
+        "--bits",
+        default="w4a4,w8a8",
+        help="such as w4a4; 2 to 8, or 32 for floating point; or a TOML file of bits per layer",
+    )
     what.add_argument("--methods", default="noise,real,spdfq", help="how calibration images are made")
     what.add_argument("--backends", default="blockwise", help="how models are quantized")
     what.add_argument("--seeds", default="0", help="such as 0,1,2")

@@ -12,7 +12,8 @@ import pandas as pd
 
 from harness.measurements import COLUMNS, Measurement
 
-_NULLABLE = {"parameters": "Int64"}  # a whole number, which older records lack
+# Whole numbers, which older records lack.
+_NULLABLE = dict.fromkeys(("parameters", "size_bytes", "bitops"), "Int64")
 
 
 def frame(lines: Sequence[Measurement]) -> pd.DataFrame:

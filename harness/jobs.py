@@ -14,6 +14,7 @@ from harness.cells import Cell, Identity
 from harness.data import DataSource
 from harness.weights import Weights
 from harness.zoo import ModelEntry
+from methods.quant.bits import Bits
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class SynthesisJob:
 
 @dataclass(frozen=True)
 class CellJob:
-    """A cell with all that is needed to run it; `cached`: whether its synthesis was there when it was planned."""
+    """A cell with all that is needed to run it; `cached`: whether its synthesis was there when it was planned; `bits`:
+    what the cell's own field names, per layer where they are mixed."""
 
     key: str
     cell: Cell
@@ -66,6 +68,7 @@ class CellJob:
     data: DataSource
     method_config: Any
     backend_config: Any
+    bits: Bits
     synthesis: str
     reference: str
     cached: bool

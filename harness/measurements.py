@@ -54,6 +54,8 @@ class Measurement:
     backend_version: str
     libraries: str
     parameters: int | None
+    size_bytes: int | None
+    bitops: int | None
     correct_bits: str | None
     record: Record
 
@@ -102,6 +104,7 @@ def _measurement(record: Record) -> Measurement:
         backend_version=str(record["versions"].get("backend", "")),
         libraries=_libraries(record["versions"].get("libraries")),
         parameters=weights.get("parameters"),
+        **{name: record.get("costs", {}).get(name) for name in ("size_bytes", "bitops")},
         correct_bits=record.get("correct_bits"),
         record=record,
     )

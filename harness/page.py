@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def _entries(tables: Sequence[Table], folders: Sequence[Path], operations: list[
                     continue
                 number += 1
                 line = value.lines[0]
-                size = megabytes(line.model, line.bits, line.parameters)
+                size = line.size_bytes / 1e6 if line.size_bytes else megabytes(line.model, line.bits, line.parameters)
                 found = find_synthesis(line.record, folders)
                 place = _place(operations, line.record.get("quantized_ops"))
                 yield Entry(number, f"{line.data}, n = {line.n}", label, value, size, found, place)
@@ -147,8 +148,7 @@ def _plots(table: Table, entries: Sequence[Entry], series: list[str]) -> Iterato
 
 
 def _width(entry: Entry) -> tuple[int, ...]:
-    weights, _, activations = entry.first.bits[1:].partition("a")
-    return int(weights), int(activations)
+    return tuple(int(width) for width in re.findall(r"[wa](\d+)", entry.first.bits.partition("+")[0]))
 
 
 def _point(x: float, entry: Entry, series: list[str], group: str | None = None) -> Point:

@@ -142,6 +142,7 @@ def _cell_job(
         data=request.data[subject.entry.task],
         method_config=synthesis.config,
         backend_config=config,
+        bits=next(bits for bits in request.bits if str(bits) == cell.bits),
         synthesis=synthesis.key,
         reference=synthesis.reference,
         cached=cached,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from itertools import product
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,13 +14,13 @@ from harness.data import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked
 from harness.executors import Resources
 from harness.files import check_writable
 from harness.jobs import RunSettings, Subject
+from harness.layer_bits import check_layers, read_bits
 from harness.plan import Request
 from harness.provenance import command_line, git_commit
 from harness.settings import effective_config, read_overrides, with_precision
 from harness.weights import find_weights, load_model
 from harness.zoo import ModelEntry, select_models
 from methods.errors import UsageError
-from methods.quant.bits import Bits
 from methods.registry import BACKENDS, METHODS
 
 _SMALL = 2_000_000
@@ -36,7 +37,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
         METHODS.get(name)
     for name in backends:
         BACKENDS.get(name)
-    bits = [Bits.parse(word) for word in _words(arguments.bits, "--bits")]
+    bits = [read_bits(word) for word in _words(arguments.bits, "--bits")]
     seeds = [_seed(word) for word in _words(arguments.seeds, "--seeds")]
     overrides = with_precision(read_overrides(arguments.config, arguments.set), methods, arguments.precision)
     _refuse_unused(arguments.set, methods + backends)
@@ -47,6 +48,8 @@ def read_request(arguments: argparse.Namespace) -> Request:
     data = _checked(_data(arguments, entries), entries, arguments.skip_bad_images)
     calibration = _checked(_calibration(arguments), entries, arguments.skip_bad_images)
     subjects = [_subject(entry, arguments.weights) for entry in entries]
+    for subject, widths in product(subjects, bits):
+        check_layers(widths, subject.entry.name, load_model(subject.entry, subject.weights))
     return Request(subjects, methods, backends, bits, seeds, overrides, data, calibration)
 
 

@@ -15,11 +15,13 @@ import re
 from typing import Any, TypeGuard
 
 from harness.cells import recorded_key
+from harness.record_bits import costs_problem, mixed_problem
 
 SCHEMA = 1
 _FIELDS = {"schema", "key", "status", "cell", "metrics", "stages", "versions", "provenance", "error"}
 _CELL_FIELDS = {"model", "method", "backend", "bits", "seed", "data", "overrides"}
 _PERCENTAGES = ("top1", "top5", "fp32_top1", "agreement")
+_BITS = re.compile(r"w\d{1,3}a\d{1,3}(\+\w{1,40}-[0-9a-f]{8})?", re.ASCII)
 _SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n\Z')
 _SEAL_LENGTH = 80
 
@@ -68,7 +70,7 @@ def _sound_cell(cell: Any) -> bool:
     data, calibration = cell["data"], cell.get("calibration")
     return (
         words
-        and re.fullmatch(r"w\d{1,3}a\d{1,3}", cell["bits"]) is not None
+        and _BITS.fullmatch(cell["bits"]) is not None
         and type(cell["seed"]) is int
         and isinstance(cell["overrides"], dict)
         and _image_set(data)
@@ -81,7 +83,13 @@ def _image_set(data: Any) -> bool:
 
 
 def _success_problem(record: dict[str, Any]) -> str | None:
-    return _metrics_problem(record["metrics"]) or _stages_problem(record["stages"]) or _bits_problem(record)
+    return (
+        _metrics_problem(record["metrics"])
+        or _stages_problem(record["stages"])
+        or _bits_problem(record)
+        or mixed_problem(record)
+        or costs_problem(record)
+    )
 
 
 def _metrics_problem(metrics: Any) -> str | None:

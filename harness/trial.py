@@ -20,6 +20,7 @@ from harness.data import DataSource, decode_pixels, open_images
 from harness.evaluate import logits_of, metrics
 from harness.files import write_atomically
 from harness.jobs import CellJob, Job, ReferenceJob, RunSettings, Subject, SynthesisJob
+from harness.layer_bits import recorded_bits
 from harness.meter import metered
 from harness.models import image_space, shared_model
 from harness.provenance import library_versions, provenance
@@ -27,7 +28,7 @@ from harness.records import SCHEMA, Record, pack_bits, write_record
 from harness.seeds import generator
 from methods.contracts import QuantizationContext, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.quant.bits import Bits
+from methods.quant.costs import costs
 from methods.quant.swap import describe
 from methods.registry import BACKENDS, METHODS
 
@@ -169,7 +170,7 @@ def _run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
     with metered(device) as quantizing:
         context = QuantizationContext(generator(job.cell.seed, "quantization"), partial(report, "quantize"))
         quantized = BACKENDS.get(job.cell.backend).quantize(
-            model, images.to(device), Bits.parse(job.cell.bits), job.backend_config, context
+            model, images.to(device), job.bits, job.backend_config, context
         )
     with metered(device) as evaluating:
         logits = logits_of(quantized, job.data, entry, device, partial(report, "evaluate"))
@@ -185,10 +186,13 @@ def _run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
             "evaluate": evaluating.stage(cached=False),
         },
         "quantized_ops": describe(quantized),
+        "costs": asdict(costs(model, quantized, images[:1].to(device))),
         "images_sha256": checksum({"images": images}),
         "logits_sha256": checksum({"logits": logits}),
         "correct_bits": None if correct is None else pack_bits(correct),
     }
+    if job.bits.layers:
+        record["layer_bits"] = recorded_bits(job.bits, model)
     write_record(settings.results, record)
 
 

@@ -1,23 +1,29 @@
 """`minmax`: calibration only. Weights symmetric per channel, activations asymmetric per tensor, min to max.
 
-The plain form of PSAQ-ViT's quantizer (ECCV 2022): all operands of matrix products are quantized, the
-softmax output uniformly too; LayerNorm, softmax and GELU stay in floating point.
+PSAQ-ViT's quantizer (ECCV 2022) in two protocols. `plain`: all operands of matrix products are quantized, the
+softmax output uniformly too; LayerNorm, softmax and GELU stay in floating point. `psaq_vit`: as its published code
+has it, every tensor that one operation hands to the next (`methods.quant.every_tensor`), among them both residual
+sums and the logits of attention, while the softmax output stays in floating point; ranges are those of the
+floating-point model's activations.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from methods.contracts import Backend, QuantizationContext
+from methods.errors import unknown_name
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
+from methods.quant.every_tensor import fold_embeddings, insert_everywhere
 from methods.quant.ranges import MinMaxRange
-from methods.quant.swap import Recipe, fold_weights, insert_quantizers
+from methods.quant.swap import Recipe, fold_weights, insert_quantizers, weights_in_floating_point
 from methods.quant.uniform import UniformQuantizer
 
+PROTOCOLS = ("plain", "psaq_vit")
 RECIPE = Recipe(
     weights=lambda bits: UniformQuantizer(bits, MinMaxRange(), axis=0, symmetric=True),
     activations=lambda bits: UniformQuantizer(bits, MinMaxRange()),
@@ -27,7 +33,13 @@ RECIPE = Recipe(
 
 @dataclass(frozen=True)
 class MinMaxConfig:
-    """Nothing to set."""
+    """protocol: which tensors are quantized, "plain" (operands of matrix products) or "psaq_vit" (every tensor)."""
+
+    protocol: str = "plain"
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise unknown_name("protocol", self.protocol, PROTOCOLS)
 
 
 class MinMax(Backend):
@@ -35,8 +47,9 @@ class MinMax(Backend):
 
     name = "minmax"
     version = 1
-    paper = "PSAQ-ViT (ECCV 2022), its plain form"
+    paper = "PSAQ-ViT (ECCV 2022), its plain form or its own protocol"
     config_class = MinMaxConfig
+    space: ClassVar = {"protocol": {"choices": list(PROTOCOLS)}}
 
     def image_passes(self, config: Any, images: int) -> float:
         """Count one forward pass per image, a third of a forward+backward."""
@@ -46,8 +59,14 @@ class MinMax(Backend):
         self, model: nn.Module, images: Tensor, bits: Bits, config: Any, context: QuantizationContext
     ) -> nn.Module:
         """Insert quantizers, calibrate them on the images and fold the weights."""
-        quantized = insert_quantizers(model, bits, RECIPE)
-        calibrate(quantized, images)
+        if config.protocol == "plain":
+            quantized = insert_quantizers(model, bits, RECIPE)
+            calibrate(quantized, images)
+        else:
+            quantized = insert_everywhere(model, bits, RECIPE.weights, RECIPE.activations)
+            with weights_in_floating_point(quantized):
+                calibrate(quantized, images)
+            fold_embeddings(quantized)
         fold_weights(quantized)
         context.report(1, 1)
         return quantized

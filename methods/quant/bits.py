@@ -1,21 +1,35 @@
-"""Bit-widths: `w4a4` means 4-bit weights and 4-bit activations; 32 leaves that side in floating point."""
+"""Bit-widths: `w4a4` means 4-bit weights and 4-bit activations; 32 leaves that side in floating point.
+
+Mixed precision gives layers bits of their own: `Bits` then holds patterns of layer names beside its default.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from methods.errors import UsageError
 
 FLOAT = 32
+_DIGEST = 8
 
 
 @dataclass(frozen=True)
 class Bits:
-    """Bit-widths of weights and activations, each 2..8 or 32 (floating point)."""
+    """Bit-widths of weights and activations, each 2..8 or 32 (floating point).
+
+    layers: (pattern, bits) of the layers that have bits of their own; where several patterns fit a name, the last
+    one counts. name: what tables call such an assignment.
+    """
 
     weights: int
     activations: int
+    layers: tuple[tuple[str, Bits], ...] = ()
+    name: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Bits:
@@ -31,10 +45,33 @@ class Bits:
                 )
         return bits
 
+    def of(self, layer: str) -> Bits:
+        """Return the bits of a layer or attention module by its name in the model."""
+        own = [bits for pattern, bits in self.layers if fnmatchcase(layer, pattern)]
+        return own[-1] if own else Bits(self.weights, self.activations)
+
     @property
     def float(self) -> bool:
         """Whether nothing is quantized at all."""
-        return self.weights == FLOAT and self.activations == FLOAT
+        widths = {(bits.weights, bits.activations) for bits in (self, *(bits for _, bits in self.layers))}
+        return widths == {(FLOAT, FLOAT)}
+
+    @property
+    def default(self) -> str:
+        """The bits of layers that no pattern fits, as text."""
+        return f"w{self.weights}a{self.activations}"
+
+    @property
+    def patterns(self) -> list[list[str]]:
+        """The pairs of pattern and bits as text."""
+        return [[pattern, bits.default] for pattern, bits in self.layers]
 
     def __str__(self) -> str:
-        return f"w{self.weights}a{self.activations}"
+        """Return `w4a4`, and for mixed precision `w4a4+<name>-<digest of default and patterns>`."""
+        return f"{self.default}+{self.name}-{digest(self.default, self.patterns)}" if self.layers else self.default
+
+
+def digest(default: str, patterns: Iterable[Iterable[str]]) -> str:
+    """Return what tells one assignment of bits from all others: the start of a sha256 over default and patterns."""
+    text = json.dumps([default, [list(pair) for pair in patterns]])
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]

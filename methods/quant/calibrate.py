@@ -32,7 +32,18 @@ def calibrate(model: nn.Module, images: Tensor, sequential: bool = False) -> Non
 
     Activations stay in floating point, or, if `sequential`, every quantizer sees what the quantized ones
     before it leave. One pass over the whole set at once: ranges do not depend on how the set is cut into
-    batches. Weights are quantized already, so ranges are those the quantized layers will see.
+    batches. Weights are quantized already, so ranges are those the quantized layers will see. Raises ValueError
+    for images that are not finite.
     """
+    check_finite(images)
     with torch.no_grad(), observing(model, sequential):
         model(images)
+
+
+def check_finite(images: Tensor) -> None:
+    """Raise ValueError for images that hold infinities or NaN: no range could be taken from what they lead to."""
+    bad = int((~images.isfinite()).flatten(1).any(1).sum())
+    if bad:
+        raise ValueError(
+            f"{bad} of {len(images)} calibration images hold values that are not finite (infinite or NaN)."
+        )

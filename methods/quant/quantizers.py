@@ -32,6 +32,11 @@ class Quantizer(nn.Module, ABC):
     def codes(self) -> range:
         """The integer grid: every code `quantize` can give."""
 
+    @property
+    def constants(self) -> int:
+        """How many numbers (scales, zero points, offsets) have to be stored with the codes."""
+        return sum(number.numel() for number in (*self.buffers(), *self.parameters()))
+
     @abstractmethod
     def fit(self, x: Tensor) -> None:
         """Choose scale (and zero point) for the finite values of x; the range is always finite."""

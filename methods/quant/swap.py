@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,7 +20,16 @@ from methods.quant.bits import FLOAT, Bits
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers import Quantizer
 
-_HOOKED = {"attn_drop": "softmax"}
+_PLACED = {
+    "attn_drop": "softmax",
+    "logit_quantizer": "logits",
+    "biased_logit_quantizer": "biased logits",
+    "output_quantizer": "output",
+    "sum_quantizer": "residual sum",
+    "pos_embed_quantizer": "pos_embed",
+    "relative_position_bias_table_quantizer": "relative_position_bias_table",
+}
+"""What a quantizer of this name quantizes in the module that holds it."""
 _NORMED = {"q_norm": "query", "k_norm": "key"}
 
 
@@ -47,11 +57,13 @@ class Recipe:
         return special or self.activations
 
 
-def _made(maker: Maker, bits: int) -> Quantizer | None:
+def made(maker: Maker, bits: int) -> Quantizer | None:
+    """Return the quantizer, None for floating point."""
     return None if bits == FLOAT else maker(bits)
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of another."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
 
@@ -59,34 +71,51 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 def insert_quantizers(model: nn.Module, bits: Bits, recipe: Recipe) -> nn.Module:
     """Return a copy of `model` with uncalibrated activation quantizers and fitted weight quantizers.
 
-    Raises UsageError for a model family that is not supported. With 32 bits on both sides the copy is
+    A layer's bits are those of its weight and its input, an attention module's those of the operands of its two
+    products. Raises UsageError for a model family that is not supported. With 32 bits throughout the copy is
     the plain model.
     """
     check_supported(model)
     quantized = copy.deepcopy(model).requires_grad_(False)
     if bits.float:
         return quantized
-    attentions = attention_modules(quantized)
-    operands = {id(a.qkv): _operands(a, bits, recipe) for a in attentions} if bits.activations != FLOAT else {}
+    widths = {name: bits.of(name).activations for name, _ in named_attentions(quantized)}
+    attentions = [(a, widths[name]) for name, a in named_attentions(quantized) if widths[name] != FLOAT]
+    operands = {id(a.qkv): _operands(a, width, recipe) for a, width in attentions}
     normed = {pair.layer for pair in normed_layers(quantized)}
-    layers = [(n, m) for n, m in quantized.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    for name, layer in layers:
-        inputs = _made(recipe.inputs(layer, name in normed), bits.activations)
-        weights = _made(recipe.weights, bits.weights)
-        _replace(quantized, name, QuantizedLayer(layer, inputs, weights, operands.get(id(layer))))
-    if bits.activations != FLOAT:
-        for attention in attentions:
-            attention.attn_drop = recipe.attention(bits.activations)
-            attention.fused_attn = False
+    for name, layer in product_layers(quantized):
+        inputs = made(recipe.inputs(layer, name in normed), bits.of(name).activations)
+        weights = made(recipe.weights, bits.of(name).weights)
+        replace(quantized, name, QuantizedLayer(layer, inputs, weights, operands.get(id(layer))))
+    for attention, width in attentions:
+        attention.attn_drop = recipe.attention(width)
+        attention.fused_attn = False
     return quantized
 
 
-def _operands(attention: Any, bits: Bits, recipe: Recipe) -> list[nn.Module]:
+def product_layers(model: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d]]:
+    """Return the linear and convolution layers of a model with their names."""
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+
+
+def named_attentions(model: nn.Module) -> list[tuple[str, Any]]:
+    """Return the attention modules of a model with their names."""
+    found = {id(module) for module in attention_modules(model)}
+    return [(name, module) for name, module in model.named_modules() if id(module) in found]
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Return the names bits can be given to: layers, and attention modules for the operands of their products."""
+    known = {name for name, _ in (*product_layers(model), *named_attentions(model))}
+    return [name for name, _ in model.named_modules() if name in known]
+
+
+def _operands(attention: Any, width: int, recipe: Recipe) -> list[nn.Module]:
     """Return what the query, key and value slices of a projection's output pass through.
 
     Where a norm follows the query and the key, their quantizers go behind it, next to the product.
     """
-    places: list[nn.Module] = [recipe.activations(bits.activations) for _ in range(3)]
+    places: list[nn.Module] = [recipe.activations(width) for _ in range(3)]
     for index, name in enumerate(("q_norm", "k_norm")):
         norm = getattr(attention, name, None)
         if norm is not None and not isinstance(norm, nn.Identity):
@@ -114,6 +143,19 @@ def fold_weights(model: nn.Module) -> None:
         layer.fold()
 
 
+@contextmanager
+def weights_in_floating_point(model: nn.Module) -> Iterator[None]:
+    """Compute the layers of a model whose weights are not folded yet with these as they are."""
+    layers = [layer for _, layer in quantized_layers(model) if not layer.folded]
+    for layer in layers:
+        layer.folded = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.folded = False
+
+
 def describe(model: nn.Module) -> list[dict[str, str | int]]:
     """List what is quantized, with which quantizer and how many bits, for the record."""
     rows: list[dict[str, str | int]] = []
@@ -125,12 +167,16 @@ def describe(model: nn.Module) -> list[dict[str, str | int]]:
     for name, layer in quantized_layers(model):
         add(f"{name} weight", layer.weights)
         add(f"{name} input", layer.inputs)
-        for operand, quantizer in zip(("query", "key", "value"), layer.outputs, strict=False):
-            add(f"{name.rpartition('.')[0]} {operand}", quantizer)
+        parent = name.rpartition(".")[0]
+        operands = [f"{parent} {operand}" for operand in ("query", "key", "value")]
+        for operation, quantizer in zip(
+            [f"{name} output"] if len(layer.outputs) == 1 else operands, layer.outputs, strict=False
+        ):
+            add(operation, quantizer)
     for name, module in model.named_modules():
         parent, _, child = name.rpartition(".")
-        if child in _HOOKED:
-            add(f"{parent} {_HOOKED[child]}", module)
+        if child in _PLACED:
+            add(f"{parent} {_PLACED[child]}".strip(), module)
         elif child in _NORMED:
             add(f"{parent} {_NORMED[child]}", module[1] if isinstance(module, nn.Sequential) else None)
     return rows

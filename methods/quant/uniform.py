@@ -70,6 +70,11 @@ class UniformQuantizer(Quantizer):
         """qmin..qmax."""
         return range(self.grid.qmin, self.grid.qmax + 1)
 
+    @property
+    def constants(self) -> int:
+        """Scales, and zero points unless they are all 0."""
+        return self.scale.numel() if self.grid.symmetric else self.scale.numel() + self.zero_point.numel()
+
     def fit(self, x: Tensor) -> None:
         """Choose scale and zero point by `search` over x, per slice along `axis` if that is set."""
         scale, zero_point = self.search(_rows(x, self.axis), self.grid)

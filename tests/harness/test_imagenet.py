@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
 import torch
 
-from harness.data import DataSource, checked, open_images
+from harness.data import DataSource, checked, load_pixels, open_images
 from harness.evaluate import logits_of, metrics
+from harness.models import image_space
 from harness.weights import find_weights, load_model
 from harness.zoo import ENTRIES
+from methods import BACKENDS
+from methods.contracts import QuantizationContext
+from methods.quant.bits import Bits
 
 DATA, WEIGHTS = os.environ.get("DFQ_DATA"), os.environ.get("DFQ_WEIGHTS")
 pytestmark = [
@@ -32,6 +37,29 @@ def test_a_subset_is_recognised() -> None:
     top1, count = fp32_top1(100)
     assert count == 100
     assert top1 >= 65.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKENDS.names())
+def test_two_constant_channels_do_no_harm(name: str) -> None:
+    """Two LayerNorm weights of DeiT-T are exactly 0: a channel that never changes has no range to divide by."""
+    entry = ENTRIES["deit_t"]
+    model = load_model(entry, find_weights(entry, WEIGHTS))
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert sum(int((norm.weight == 0).sum()) for norm in norms) == 2
+    source = checked(DataSource(str(DATA), 8), skip_bad=False)
+    images = image_space(entry).normalize(load_pixels(source, entry, range(8)))
+    backend = BACKENDS.get(name)
+    config = backend.default_config("deit_t")
+    counts = [field.name for field in dataclasses.fields(config) if field.name.endswith(("iterations", "epochs"))]
+    config = dataclasses.replace(config, **dict.fromkeys(counts, 2))
+    context = QuantizationContext(torch.Generator().manual_seed(0))
+    quantized = backend.quantize(model, images, Bits(8, 8), config, context)
+    with torch.inference_mode():
+        logits, exact = quantized(images), model(images)
+    assert logits.isfinite().all()
+    assert float((logits - exact).square().mean().sqrt() / exact.std()) < 0.2
+    assert int((logits.argmax(1) == exact.argmax(1)).sum()) >= 7
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from harness.data import DataSource
 from harness.jobs import CellJob, Job, ReferenceJob, Schedule, Subject, SynthesisJob, needs
 from harness.weights import Weights
 from harness.zoo import ENTRIES
+from methods.quant.bits import Bits
 
 SUBJECT = Subject(ENTRIES["vit_digits"], Weights(Path("file"), "sha"))
 DATA = DataSource("digits")
@@ -33,6 +34,7 @@ def cell(key: str, images: str, logits: str) -> CellJob:
         data=DATA,
         method_config=None,
         backend_config=None,
+        bits=Bits(4, 4),
         synthesis=images,
         reference=logits,
         cached=False,

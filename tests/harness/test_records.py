@@ -83,6 +83,17 @@ def celled(**changes: Any) -> dict[str, Any]:
 
 
 HITS = correct(100, 50)
+COSTS = {"size_bytes": 4000, "macs": 1000, "bitops": 16_000}
+
+
+def mixed(**changes: Any) -> dict[str, Any]:
+    """Return a record whose head has eight bits, called by the digest of what is written here."""
+    table = {"default": "w4a4", "patterns": [["head", "w8a8"]], "layers": {"head": "w8a8", "fc1": "w4a4"}}
+    digest = hashlib.sha256(json.dumps(["w4a4", [["head", "w8a8"]]]).encode()).hexdigest()[:8]
+    record = make_record("", bits=f"w4a4+plan-{digest}")
+    return keyed({**record, "layer_bits": table, "costs": COSTS, **changes})
+
+
 UNSOUND = {
     "schema 2": changed(schema=2),
     "no schema": without("schema"),
@@ -117,6 +128,13 @@ UNSOUND = {
     "top1 of text": measured(top1="50"),
     "agreement missing": measured(agreement=None),
     "fp32 of text": measured(fp32_top1="80"),
+    "costs of text": changed(costs="cheap"),
+    "costs of half a byte": changed(costs={**COSTS, "size_bytes": 0.5}),
+    "costs without products": changed(costs={"size_bytes": 4000}),
+    "fewer bit operations than products": changed(costs={**COSTS, "bitops": 15_999}),
+    "more bit operations than floating point": changed(costs={**COSTS, "bitops": 1_024_001}),
+    "smaller than its parameters": changed(weights={"sha256": "w" * 64, "parameters": 8002}, costs=COSTS),
+    "bits per layer of uniform bits": changed(layer_bits=mixed()["layer_bits"]),
     "list": [1, 2],
     "text": "record",
     "data of text": celled(data="val"),
@@ -128,6 +146,13 @@ UNSOUND = {
 
 
 REASONS = {
+    "costs of text": "has no sound costs",
+    "costs of half a byte": "has no sound costs",
+    "costs without products": "has no sound costs",
+    "fewer bit operations than products": "has bit operations that its products cannot take",
+    "more bit operations than floating point": "has bit operations that its products cannot take",
+    "smaller than its parameters": "has a size below that of its parameters at their bits",
+    "bits per layer of uniform bits": "has bits per layer that its cell does not name",
     "schema 2": "is of schema 2, not 1",
     "n of zero": "counts no images",
     "n of another number": "is no whole number of 99 images",
@@ -156,6 +181,35 @@ def test_unsound_records_are_named_and_not_counted(tmp_path: Path, name: str) ->
     assert problem.startswith(f"{KEY}.json ")
     assert REASONS.get(name, "") in problem
     assert not is_recorded(tmp_path, KEY)
+
+
+def test_costs_that_can_be_count(tmp_path: Path) -> None:
+    for seed, costs in enumerate((COSTS, {**COSTS, "bitops": 1_024_000})):
+        write_record(tmp_path, keyed({**make_record("", seed=seed), "costs": costs}))
+    write_record(tmp_path, mixed())
+    found = load_records([tmp_path])
+    assert found.problems == []
+    assert sorted(record["costs"]["bitops"] for record in found.sound) == [16_000, 16_000, 1_024_000]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"layer_bits": None}, "lacks the bits per layer that its cell names"),
+        ({"layer_bits": {"default": "w4a4", "patterns": "head"}}, "lacks the bits per layer that its cell names"),
+        ({"layer_bits": {"default": "w4a8", "patterns": [["head", "w8a8"]]}}, "lacks the bits per layer"),
+        (
+            {"layer_bits": {"default": "w4a4", "patterns": [["head", "w8a4"]]}},
+            "other bits per layer than its cell names",
+        ),
+        ({"layer_bits": {"default": "w4a4", "patterns": [["head"]]}}, "lacks the bits per layer that its cell names"),
+        ({"costs": {**COSTS, "bitops": 3999}}, "has bit operations that its products cannot take"),
+    ],
+)
+def test_mixed_bits_are_those_their_cell_names(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    problem = read_record(put(tmp_path, mixed(**changes)))[1]
+    assert problem is not None
+    assert reason in problem
 
 
 @pytest.mark.parametrize(

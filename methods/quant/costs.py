@@ -1,0 +1,100 @@
+"""What a quantized model would cost as real integers: bytes to store it, and bit operations for one image.
+
+Read off the list of quantized operations, so that what counts is what a backend says it quantizes, at those bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from methods.quant.bits import FLOAT
+from methods.quant.quantizers import Quantizer
+from methods.quant.swap import describe, named_attentions, product_layers
+
+
+@dataclass(frozen=True)
+class Costs:
+    """size_bytes: parameters at their bits, each tensor filled up to whole bytes, and the quantizers' scales, zero
+    points and offsets at 32 bits; macs: multiply-accumulates of all matrix products of one image; bitops: their
+    sum, each times the bits of both operands, 32 for one in floating point."""
+
+    size_bytes: int
+    macs: int
+    bitops: int
+
+
+class _Product(NamedTuple):
+    """Multiply-accumulates, and for each operand the operations by which it may be quantized."""
+
+    macs: int
+    left: tuple[str, ...]
+    right: tuple[str, ...]
+
+
+def costs(model: nn.Module, quantized: nn.Module, image: Tensor) -> Costs:
+    """Return the costs of `quantized`, made from `model`, at the size of image [1, C, H, W].
+
+    BitOps: sum over products of MACs x bits of the one operand x bits of the other, as mixed-precision work
+    counts them; a product of two activations takes both operands' activation bits.
+    """
+    bits = {str(row["operation"]): int(row["bits"]) for row in describe(quantized)}
+    products = _products(model, image)
+    return Costs(
+        size_bytes=_size(quantized, bits),
+        macs=sum(product.macs for product in products),
+        bitops=sum(macs * _width(bits, left) * _width(bits, right) for macs, left, right in products),
+    )
+
+
+def _width(bits: dict[str, int], operations: tuple[str, ...]) -> int:
+    return next((bits[operation] for operation in operations if operation in bits), FLOAT)
+
+
+def _size(quantized: nn.Module, bits: dict[str, int]) -> int:
+    """Return the bytes of parameters and of the numbers of quantizers; what is not quantized takes 32 bits."""
+    quantizers = [module for module in quantized.modules() if isinstance(module, Quantizer)]
+    inside = {id(parameter) for quantizer in quantizers for parameter in quantizer.parameters()}
+    total = 4 * sum(quantizer.constants for quantizer in quantizers)
+    for name, parameter in quantized.named_parameters():
+        owner, _, kind = name.rpartition(".")
+        if id(parameter) not in inside:
+            width = bits.get(f"{owner.removesuffix('.layer')} {kind}".strip(), FLOAT)
+            total += -(-parameter.numel() * width // 8)
+    return total
+
+
+def _products(model: nn.Module, image: Tensor) -> list[_Product]:
+    """Return the matrix products of one forward pass of `image`."""
+    found: list[_Product] = []
+    hooks = [
+        layer.register_forward_hook(partial(_layer_product, found, name)) for name, layer in product_layers(model)
+    ]
+    for name, attention in named_attentions(model):
+        hooks.append(attention.qkv.register_forward_hook(partial(_attention_products, found, name)))
+    with torch.no_grad():
+        model(image)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _layer_product(found: list[_Product], name: str, layer: Any, _arguments: Any, output: Tensor) -> None:
+    """Add inputs times weights: every output sums over the inputs of one row of the weight."""
+    macs = output.numel() * layer.weight[0].numel()
+    found.append(_Product(macs, (f"{name} input",), (f"{name} weight",)))
+
+
+def _attention_products(found: list[_Product], name: str, _layer: Any, _arguments: Any, output: Tensor) -> None:
+    """Add query times key and attention times value: N x N x width for each set of tokens [sets, N, 3 x width].
+
+    Where the projection's output is quantized as a whole, that is what its three parts are.
+    """
+    sets, tokens, width = output.shape
+    macs, whole = sets * tokens * tokens * (width // 3), f"{name}.qkv output"
+    found.append(_Product(macs, (f"{name} query", whole), (f"{name} key", whole)))
+    found.append(_Product(macs, (f"{name} softmax",), (f"{name} value", whole)))

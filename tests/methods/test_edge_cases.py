@@ -1,0 +1,119 @@
+"""What every backend of the registry has to bear: constant channels, empty images, one image, few bits, infinities.
+
+Settings are the backend's own for an embedded model, with two learning iterations where it learns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import noise, tiny_swin, tiny_vit
+from torch import Tensor, nn
+
+import spdfq  # noqa: F401
+from harness.digits import build_swin_digits, build_vit_digits
+from methods import BACKENDS
+from methods.backends.minmax import MinMaxConfig
+from methods.contracts import QuantizationContext
+from methods.quant.bits import Bits
+
+Build = Callable[[], Any]
+CASES = [(name, None) for name in BACKENDS.names()] + [("minmax", MinMaxConfig(protocol="psaq_vit"))]
+every_backend = pytest.mark.parametrize(
+    ("name", "config"), CASES, ids=[f"{n}{'-psaq' if c else ''}" for n, c in CASES]
+)
+every_family = pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+
+
+def quantized(name: str, config: Any, model: nn.Module, images: Tensor, bits: str = "w8a8") -> nn.Module:
+    backend = BACKENDS.get(name)
+    return backend.quantize(
+        model,
+        images,
+        Bits.parse(bits),
+        config or quick(backend),
+        QuantizationContext(torch.Generator().manual_seed(0)),
+    )
+
+
+def quick(backend: Any) -> Any:
+    """Return a backend's settings for an embedded model, every number of iterations cut to two."""
+    config = backend.default_config("vit_digits")
+    counts = [field.name for field in dataclasses.fields(config) if field.name.endswith(("iterations", "epochs"))]
+    return dataclasses.replace(config, **{name: min(2, getattr(config, name)) for name in counts})
+
+
+def distance(name: str, config: Any, model: nn.Module, images: Tensor, others: Tensor, bits: str = "w8a8") -> float:
+    """Return how far logits of `others` move, root mean square over their spread (two unrelated sets: about 1.4)."""
+    logits = quantized(name, config, model, images, bits)(others)
+    assert logits.isfinite().all()
+    exact = model(others)
+    return float((logits - exact).square().mean().sqrt() / exact.std())
+
+
+def with_constant_channels(model: Any) -> Any:
+    """Take the variation out of channels of a LayerNorm, one at zero and one elsewhere, as DeiT-T's weights have it;
+    and out of rows of weights and of a whole layer."""
+    block = model.blocks[0] if hasattr(model, "blocks") else model.layers[0].blocks[0]
+    for norm in (block.norm1, block.norm2):
+        norm.weight[3], norm.bias[3] = 0.0, 1.7
+        norm.weight[5], norm.bias[5] = 0.0, 0.0
+    block.attn.qkv.weight[2] = 0.0
+    block.mlp.fc1.weight[:2], block.mlp.fc1.bias[:2] = 0.0, 0.0
+    block.mlp.fc2.weight.zero_()
+    return model
+
+
+@every_backend
+@every_family
+def test_constant_channels_and_rows(build: Build, name: str, config: Any) -> None:
+    assert distance(name, config, with_constant_channels(build()), noise(4), noise(4)) < 0.1
+
+
+@every_backend
+@every_family
+def test_images_that_are_all_zero(build: Build, name: str, config: Any) -> None:
+    """Calibrated on them, the model keeps its logits of them; of other images it need only say something finite."""
+    model, zeros = build(), torch.zeros(2, 3, 16, 16)
+    logits = quantized(name, config, model, zeros)(torch.cat([zeros, noise(2)]))
+    assert logits.isfinite().all()
+    error = (logits[:2] - model(zeros)).square().mean().sqrt() / model(zeros)[0].std()
+    assert error.item() < 0.1
+
+
+@every_backend
+@every_family
+@pytest.mark.parametrize(("bits", "most"), [("w8a8", 0.4), ("w4a4", 1.4), ("w3a3", 2.5), ("w2a2", 2.5)])
+def test_one_image_and_few_bits(build: Build, name: str, config: Any, bits: str, most: float) -> None:
+    assert 0 < distance(name, config, build(), noise(1), noise(3), bits) < most
+
+
+@every_backend
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("bits", ["w4a4", "w32a32"])
+def test_images_that_are_not_finite_are_refused(name: str, config: Any, value: float, bits: str) -> None:
+    images = noise(3)
+    images[1, 2, 5, 7] = value
+    with pytest.raises(ValueError, match="1 of 3 calibration images hold values that are not finite"):
+        quantized(name, config, tiny_vit(), images, bits)
+
+
+@every_backend
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin, build_vit_digits, build_swin_digits])
+def test_floating_point_is_bit_identical(build: Build, name: str, config: Any) -> None:
+    torch.manual_seed(0)
+    model = build().eval().requires_grad_(False)
+    images = noise(2, 16 if build in (tiny_vit, tiny_swin) else 32)
+    copy = quantized(name, config, model, images, "w32a32")
+    assert copy is not model
+    assert torch.equal(copy(images), model(images))
+
+
+@every_backend
+@pytest.mark.parametrize("bits", ["w4a32", "w32a4"])
+def test_one_side_in_floating_point(name: str, config: Any, bits: str) -> None:
+    assert 0 < distance(name, config, tiny_vit(), noise(4), noise(4), bits) < 1.0
