@@ -18,6 +18,7 @@ from methods.contracts import QuantizationContext, Report, silent
 from methods.errors import UsageError
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate, observing
+from methods.quant.reconstruct import reconstruct
 from methods.quant.reparameterize import reparameterize
 from methods.quant.swap import describe, insert_quantizers, quantized_layers
 from methods.quant.uniform import OffsetQuantizer, UniformQuantizer
@@ -38,11 +39,10 @@ def quantize(
 def stages(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Record the network before and after each learning stage."""
     recorded: list[dict[str, Any]] = []
-    original = ias.reconstruct
 
     def recording(model: nn.Module, quantized: nn.Module, *rest: Any) -> None:
         before = copy.deepcopy(quantized)
-        original(model, quantized, *rest)
+        reconstruct(model, quantized, *rest)
         recorded.append({"before": before, "after": copy.deepcopy(quantized)})
 
     monkeypatch.setattr(ias, "reconstruct", recording)

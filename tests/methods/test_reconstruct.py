@@ -159,7 +159,7 @@ def test_learned_rounding_ends_at_a_neighbour_of_every_weight() -> None:
         assert torch.minimum((steps - low).abs(), (steps - high).abs()).max().item() < 1e-4, name
         assert type(layer.weights) is UniformQuantizer
         turned += int((steps - start.weights(before.weight) / scale).abs().gt(0.5).sum())
-        assert not torch.equal(layer.layer.bias, before.bias)
+        assert not torch.equal(quantized.get_submodule(name).layer.bias, before.bias)
     assert turned > 50
     assert not any(isinstance(m, AdaRoundQuantizer) for m in quantized.modules())
 
