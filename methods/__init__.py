@@ -9,5 +9,6 @@ BACKENDS.register("minmax", "methods.backends.minmax:MinMax")
 BACKENDS.register("blockwise", "methods.backends.blockwise:Blockwise")
 BACKENDS.register("repq", "methods.backends.repq:RepQ")
 BACKENDS.register("erq", "methods.backends.erq:Erq")
+BACKENDS.register("ias", "methods.backends.ias:Ias")
 
 __all__ = ["BACKENDS", "METHODS"]

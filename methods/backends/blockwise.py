@@ -6,49 +6,66 @@ ERQ). Then, unit by unit, weights and biases are learned so that the quantized u
 network so far, reproduces the output of the floating-point unit: L_l = ||X_l - X^_l||_2, Adam, learning
 rate 4e-5, cosine decay, 100 iterations, all images at once (the last inferred). Ranges, zero points and
 the affine parameters of LayerNorm stay as they are (as in the authors' I&S-ViT code).
+
+Beside the defaults, which are SPDFQ's, learning can start from the quantizers of RepQ-ViT or from ERQ's regression,
+and take parts of QDrop, AdaRound and LSQ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from methods.architecture import reconstruction_units
+from methods.backends import repq
+from methods.backends.erq import ErqConfig, reduce_errors
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
-from methods.quant.logarithmic import Log2Quantizer
+from methods.quant.layers import QuantizedLayer
+from methods.quant.logarithmic import Log2Quantizer, LogSqrt2Quantizer
 from methods.quant.ranges import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, PercentileRange
-from methods.quant.swap import Recipe, fold_weights, insert_quantizers, quantized_layers
+from methods.quant.reconstruct import ROUNDINGS, SCALES, Learning, reconstruct
+from methods.quant.shift_uniform_log2 import ShiftUniformLog2Quantizer
+from methods.quant.swap import Maker, Recipe, fold_weights, insert_quantizers
 from methods.quant.uniform import UniformQuantizer
 
+SEARCH = PercentileRange(ACTIVATION_PERCENTILES)
 RECIPE = Recipe(
     weights=lambda bits: UniformQuantizer(bits, PercentileRange(WEIGHT_PERCENTILES), axis=0),
-    activations=lambda bits: UniformQuantizer(bits, PercentileRange(ACTIVATION_PERCENTILES)),
-    attention=lambda bits: Log2Quantizer(bits, PercentileRange(ACTIVATION_PERCENTILES)),
+    activations=lambda bits: UniformQuantizer(bits, SEARCH),
+    attention=lambda bits: Log2Quantizer(bits, SEARCH),
 )
+ATTENTIONS: dict[str, Maker] = {
+    "log2": RECIPE.attention,
+    "log_sqrt2": lambda bits: LogSqrt2Quantizer(bits, SEARCH),
+    "shift_uniform_log2": lambda bits: ShiftUniformLog2Quantizer(bits, SEARCH),
+}
+_REACH = 0.49
+INITS = ("percentile", "repq", "erq")
 
 
 @dataclass(frozen=True)
-class BlockwiseConfig:
-    """Settings of the learning stage; defaults are the paper's where it states them.
+class BlockwiseConfig(Learning):
+    """Settings of start and learning; defaults are the paper's where it states them, all else is off.
 
-    iterations: Adam steps per unit (paper: 100; 0 stops after calibration); learning_rate: at the first
-    step, decayed to zero by a half cosine (paper: 4e-5).
+    init: what learning starts from. `percentile`: ranges alone; `repq`: RepQ-ViT's reparameterized ones; `erq`: ERQ's
+    weights on top of those, each as near to where it was before rounding as ERQ's rounding lets it be.
+    attention: the softmax output's grid, `log2` (SPDFQ), `log_sqrt2` (RepQ-ViT, ERQ) or `shift_uniform_log2`
+    (I&S-ViT). Of learning, the paper states iterations (100; 0 stops before learning) and learning_rate (4e-5).
     """
 
-    iterations: int = 100
-    learning_rate: float = 4e-5
+    init: str = "percentile"
+    attention: str = "log2"
 
     def __post_init__(self) -> None:
-        if self.iterations < 0 or self.learning_rate <= 0:
-            raise UsageError("blockwise needs iterations >= 0 and learning_rate > 0.")
+        super().__post_init__()
+        for key, value, known in (("init", self.init, INITS), ("attention", self.attention, tuple(ATTENTIONS))):
+            if value not in known:
+                raise UsageError(f"{key} must be one of {', '.join(known)}, not {value!r}.")
 
 
 class Blockwise(Backend):
@@ -62,6 +79,11 @@ class Blockwise(Backend):
     space: ClassVar = {
         "iterations": {"min": 0, "max": 400},
         "learning_rate": {"min": 1e-6, "max": 1e-3, "scaling": "log"},
+        "init": {"choices": list(INITS)},
+        "attention": {"choices": list(ATTENTIONS)},
+        "drop": {"min": 0.0, "max": 0.5},
+        "rounding": {"choices": list(ROUNDINGS)},
+        "scales": {"choices": list(SCALES)},
     }
 
     def default_config(self, model: str) -> BlockwiseConfig:
@@ -69,80 +91,44 @@ class Blockwise(Backend):
         return BlockwiseConfig(iterations=50 if model.endswith("_digits") else 100)
 
     def image_passes(self, config: Any, images: int) -> float:
-        """Count every learning step as one forward+backward pass of every image."""
-        return float(images * (config.iterations + 1))
+        """Count every learning step as one forward+backward pass of its images, start and regression as one."""
+        starts = 2 if config.init == "erq" else 1
+        return float(images * starts + config.iterations * min(config.batch or images, images))
 
     def quantize(
         self, model: nn.Module, images: Tensor, bits: Bits, config: Any, context: QuantizationContext
     ) -> nn.Module:
         """Calibrate on the images, learn unit by unit, fold the weights."""
-        quantized = insert_quantizers(model, bits, RECIPE)
-        calibrate(quantized, images)
+        quantized = _initialized(model, images, bits, config, context)
         if config.iterations and not bits.float:
-            _learn(model, quantized, images, config, context)
+            reconstruct(model, quantized, images, config, context.generator, context.report)
         fold_weights(quantized)
         return quantized
 
 
-def _learn(
-    model: nn.Module, quantized: nn.Module, images: Tensor, config: BlockwiseConfig, context: QuantizationContext
-) -> None:
-    """Learn every unit in one forward pass of the quantized network.
+def _initialized(
+    model: nn.Module, images: Tensor, bits: Bits, config: BlockwiseConfig, context: QuantizationContext
+) -> nn.Module:
+    """Return the calibrated copy of `model` that learning starts from."""
+    attention = ATTENTIONS[config.attention]
+    if config.init == "percentile":
+        quantized = insert_quantizers(model, bits, replace(RECIPE, attention=attention))
+        calibrate(quantized, images)
+        return quantized
+    quantized = repq.reparameterized(model, images, bits, replace(repq.RECIPE, attention=attention))
+    if config.init == "erq" and not bits.float:
+        loosen(reduce_errors(quantized, images, ErqConfig(), context))
+    return quantized
 
-    A hook before each unit catches the input it gets from the quantized network so far, learns the unit on
-    it, and lets the pass go on through the learned unit: the next unit sees what learning left behind.
+
+@torch.no_grad()
+def loosen(regressed: list[tuple[QuantizedLayer, Tensor]]) -> None:
+    """Move rounded weights back towards what they were before, as far as they still round to the same values.
+
+    On the very grid, small steps of learning would change no weight.
     """
-    targets = _unit_outputs(model, images)
-    total = len(targets) * config.iterations
-    before = []
-    for index, name in enumerate(list(targets)):
-        unit = quantized.get_submodule(name)
-        report = partial(_report_from, context.report, index * config.iterations, total)
-        before.append(unit.register_forward_pre_hook(partial(_learn_unit, targets.pop(name), config, report)))
-    with torch.no_grad():
-        quantized(images)
-    for hook in before:
-        hook.remove()
-
-
-def _report_from(report: Callable[[int, int], None], offset: int, total: int, step: int) -> None:
-    report(offset + step, total)
-
-
-def _unit_outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return the output of every unit of the floating-point model."""
-    outputs: dict[str, Tensor] = {}
-
-    def keep(name: str, _module: nn.Module, _arguments: Any, output: Tensor) -> None:
-        outputs[name] = output
-
-    after = [unit.register_forward_hook(partial(keep, name)) for name, unit in reconstruction_units(model)]
-    with torch.no_grad():
-        model(images)
-    for hook in after:
-        hook.remove()
-    return outputs
-
-
-def _learn_unit(
-    target: Tensor, config: BlockwiseConfig, report: Callable[[int], None], unit: nn.Module, arguments: tuple[Tensor]
-) -> None:
-    """Adam on weights and biases of the unit's quantized layers against the floating-point output."""
-    layers = [layer.layer for _, layer in quantized_layers(unit)]
-    parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.Adam(parameters, lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.iterations)
-    inputs = arguments[0].detach()
-    with torch.enable_grad():
-        for step in range(config.iterations):
-            loss = (unit.forward(inputs) - target).square().sum(-1).mean()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            report(step + 1)
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-        parameter.grad = None
+    for quantized, before in regressed:
+        if isinstance(quantized.weights, UniformQuantizer):
+            reach = _REACH * quantized.weights.scale
+            weight = quantized.layer.weight
+            weight.add_(torch.clamp(before - weight, -reach, reach))

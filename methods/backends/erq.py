@@ -65,41 +65,55 @@ class Erq(Backend):
         """Calibrate and reparameterize, then regress and round layer by layer."""
         quantized = reparameterized(model, images, bits)
         if not bits.float:
-            _reduce_errors(quantized, images, config, context)
+            reduce_errors(quantized, images, config, context)
         fold_weights(quantized)
         return quantized
 
 
-def _reduce_errors(quantized: nn.Module, images: Tensor, config: ErqConfig, context: QuantizationContext) -> None:
+def reduce_errors(
+    quantized: nn.Module, images: Tensor, config: ErqConfig, context: QuantizationContext
+) -> list[tuple[QuantizedLayer, Tensor]]:
     """Go through the quantized network once; before each layer runs, fit it to what comes in.
 
-    The pass goes on through the fitted layer, so the next one sees what it leaves.
+    The pass goes on through the fitted layer, so the next one sees what it leaves. Returns the layers with their
+    weights between regression and rounding.
     """
     layers = [layer for _, layer in quantized_layers(quantized)]
+    regressed: list[tuple[QuantizedLayer, Tensor]] = []
     before = [
-        layer.register_forward_pre_hook(partial(_fit, config, partial(context.report, done, len(layers))))
+        layer.register_forward_pre_hook(partial(_fit, config, regressed, partial(context.report, done, len(layers))))
         for done, layer in enumerate(layers, start=1)
     ]
     with torch.no_grad():
         quantized(images)
     for hook in before:
         hook.remove()
+    return regressed
 
 
-def _fit(config: ErqConfig, report: Callable[[], None], quantized: nn.Module, arguments: tuple[Tensor]) -> None:
+def _fit(
+    config: ErqConfig,
+    regressed: list[tuple[QuantizedLayer, Tensor]],
+    report: Callable[[], None],
+    quantized: nn.Module,
+    arguments: tuple[Tensor],
+) -> None:
     """Give a layer the weight and bias that bring its quantized output nearest to its own in floating point."""
     assert isinstance(quantized, QuantizedLayer)
     exact = arguments[0]
     inputs = exact if quantized.inputs is None else quantized.inputs(exact)
     moments = Moments.of(*_rows(quantized.layer, inputs, quantized.layer(exact)))
-    reduce_layer_error(quantized, moments, config)
+    regressed.append((quantized, reduce_layer_error(quantized, moments, config)))
     report()
 
 
-def reduce_layer_error(quantized: QuantizedLayer, moments: Moments, config: ErqConfig) -> None:
-    """Regress and round one layer, given the moments of its quantized inputs and its targets."""
+def reduce_layer_error(quantized: QuantizedLayer, moments: Moments, config: ErqConfig) -> Tensor:
+    """Regress and round one layer, given the moments of its quantized inputs and its targets.
+
+    Returns the weight that regression found, before rounding.
+    """
     layer, penalty = quantized.layer, 0.1 * config.coefficient
-    weight = moments.ridge(layer.weight.double().flatten(1), penalty)
+    weight = regressed = moments.ridge(layer.weight.double().flatten(1), penalty)
     if quantized.weights is not None:
         assert isinstance(quantized.weights, UniformQuantizer)
         quantized.weights.fit(weight.reshape(layer.weight.shape))
@@ -108,6 +122,7 @@ def reduce_layer_error(quantized: QuantizedLayer, moments: Moments, config: ErqC
     if layer.bias is None:
         layer.bias = nn.Parameter(torch.empty_like(layer.weight[:, 0]), requires_grad=False)
     layer.bias.copy_(moments.bias(weight))
+    return regressed.reshape(layer.weight.shape).to(layer.weight.dtype)
 
 
 def _rows(layer: nn.Linear | nn.Conv2d, inputs: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,9 +61,9 @@ class RepQ(Backend):
         return quantized
 
 
-def reparameterized(model: nn.Module, images: Tensor, bits: Bits) -> nn.Module:
+def reparameterized(model: nn.Module, images: Tensor, bits: Bits, recipe: Recipe = RECIPE) -> nn.Module:
     """Return a calibrated and reparameterized copy of `model` whose weights are not folded yet."""
-    quantized = insert_quantizers(model, bits, RECIPE)
+    quantized = insert_quantizers(model, bits, recipe)
     calibrate(quantized, images, sequential=True)
     reparameterize(quantized)
     return quantized

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from methods.quant import ranges
-from methods.quant.quantizers import Quantizer
+from methods.quant.quantizers import Quantizer, straight_through
 
 ETAS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
 
@@ -62,6 +62,14 @@ class ShiftUniformLog2Quantizer(Quantizer):
         """Where the code is not clipped."""
         steps = self._steps(x)
         return (steps >= 0) & (steps <= self.grid.levels)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        """Return x on the grid; the logarithm is taken once."""
+        with torch.no_grad():
+            steps = self._steps(x)
+            codes = steps.clamp(0, self.grid.levels)
+            value = self.dequantize(codes)
+        return straight_through(x, value, lambda _: codes == steps)
 
     def _logarithm(self, x: Tensor) -> Tensor:
         return (x + self.eta).log2_().neg_()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from methods.backends.blockwise import Blockwise, BlockwiseConfig
 from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.contracts import QuantizationContext, silent
 from methods.errors import UsageError
+from methods.quant import reconstruct
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.layers import QuantizedLayer
@@ -81,17 +83,17 @@ def test_nothing_to_quantize_is_the_plain_model() -> None:
 def lessons(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """Record what every unit learns on, its target, and its output before and after learning."""
     recorded: list[dict[str, Tensor]] = []
-    original = blockwise._learn_unit
+    original = reconstruct._learn_unit
 
     def recording(
-        target: Tensor, config: BlockwiseConfig, report: Any, unit: nn.Module, arguments: tuple[Tensor]
+        target: Tensor, learning: Any, generator: Any, report: Any, unit: nn.Module, arguments: tuple[Tensor]
     ) -> None:
         before = unit.forward(arguments[0])
-        original(target, config, report, unit, arguments)
+        original(target, learning, generator, report, unit, arguments)
         after = unit.forward(arguments[0])
         recorded.append({"input": arguments[0].clone(), "target": target, "before": before, "after": after})
 
-    monkeypatch.setattr(blockwise, "_learn_unit", recording)
+    monkeypatch.setattr(reconstruct, "_learn_unit", recording)
     return recorded
 
 
@@ -107,6 +109,27 @@ def test_learning_reduces_the_reconstruction_error_of_every_unit(
     ratios = [squared(lesson, "after") / squared(lesson, "before") for lesson in lessons]
     assert len(ratios) == len(reconstruction_units(build()))
     assert max(ratios) < 0.97, ratios
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "batches": {"batch": 2, "iterations": 30},
+    "drop": {"drop": 0.25, "iterations": 30},
+    "adaround": {"rounding": "adaround", "rounding_rate": 0.1, "iterations": 40},
+    "scales": {"scales": "learned", "scale_rate": 1e-2},
+    "repq": {"init": "repq", "attention": "log_sqrt2", "learning_rate": 5e-4},
+    "erq": {"init": "erq", "attention": "shift_uniform_log2", "learning_rate": 1e-3},
+}
+
+
+@pytest.mark.parametrize(("build", "name"), [(tiny_vit, name) for name in OPTIONS] + [(tiny_swin, "erq")])
+def test_learning_reduces_the_error_with_every_option(
+    build: Callable[[], Any], name: str, lessons: list[dict[str, Tensor]]
+) -> None:
+    """Regression leaves less to learn, of the patch embedding next to nothing."""
+    learn(build(), replace(LEARNING, **OPTIONS[name]))
+    ratios = [squared(lesson, "after") / squared(lesson, "before") for lesson in lessons]
+    assert max(ratios[1:]) < 1, ratios
+    assert sum(ratios) / len(ratios) < 0.95, ratios
 
 
 @pytest.mark.parametrize(("build", "pair"), [(tiny_vit, (1, 2)), (tiny_swin, (1, 2))])
@@ -196,6 +219,15 @@ def test_estimates_and_settings() -> None:
     assert Blockwise().image_passes(BlockwiseConfig(iterations=100), 32) == 32 * 101
     assert MinMax().image_passes(MinMaxConfig(), 33) == 11
     assert (BlockwiseConfig().iterations, BlockwiseConfig().learning_rate) == (100, 4e-5)
-    for bad in ({"iterations": -1}, {"learning_rate": 0.0}):
+    regressed = BlockwiseConfig(iterations=100, init="erq", batch=8)
+    assert Blockwise().image_passes(regressed, 32) == 2 * 32 + 100 * 8
+    for bad in ({"iterations": -1}, {"learning_rate": 0.0}, {"rounding_rate": 0.0}, {"scale_rate": -1.0}):
         with pytest.raises(UsageError, match="iterations >= 0"):
             BlockwiseConfig(**bad)
+    for bad in ({"batch": -1}, {"drop": 1.5}, {"rounding_weight": -0.1}):
+        with pytest.raises(UsageError, match="drop from 0 to 1"):
+            BlockwiseConfig(**bad)
+    words: list[dict[str, Any]] = [{key: "odd"} for key in ("init", "attention", "rounding", "scales")]
+    for word in words:
+        with pytest.raises(UsageError, match=f"{next(iter(word))} must be one of .*, not 'odd'"):
+            BlockwiseConfig(**word)

@@ -71,7 +71,7 @@ def with_constant_channels(model: Any) -> Any:
 @every_backend
 @every_family
 def test_constant_channels_and_rows(build: Build, name: str, config: Any) -> None:
-    assert distance(name, config, with_constant_channels(build()), noise(4), noise(4)) < 0.1
+    assert distance(name, config, with_constant_channels(build()), noise(4), noise(4)) < 0.2
 
 
 @every_backend

@@ -1,0 +1,203 @@
+"""Block-by-block reconstruction: unit by unit, the quantized network learns to reproduce the original's outputs.
+
+One pass through the quantized network. A hook before each unit catches what comes in from the units learned so
+far, learns the unit on it, and lets the pass go on through the learned unit. What is learned of a unit, and how, is
+`Learning`; the steps themselves are in `_learn_unit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.architecture import reconstruction_units
+from methods.contracts import Report
+from methods.errors import UsageError
+from methods.quant.adaround import AdaRoundQuantizer, beta, learned_rounding
+from methods.quant.drop import dropping
+from methods.quant.layers import QuantizedLayer
+from methods.quant.learned_step import LearnedStepQuantizer
+from methods.quant.swap import activation_quantizers, quantized_layers
+from methods.quant.uniform import UniformQuantizer
+
+ROUNDINGS = ("nearest", "adaround")
+SCALES = ("fixed", "learned")
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How units are learned.
+
+    iterations: Adam steps per unit (0: none); learning_rate: of weights and biases at the first step, decayed to
+    zero by a half cosine, as all rates are; batch: images in a step, drawn anew for each (0: all of them); drop:
+    probability with which a value of an activation is left in floating point while learning (QDrop: 0.5),
+    in steps of 1/256; rounding: `nearest` rounds the learned weight, `adaround` keeps the weight and learns which
+    way each value is rounded (`methods.quant.adaround`), at `rounding_rate` and with `rounding_weight` on its
+    regulariser (AdaRound: 0.01); scales: `learned` learns the steps of uniform activation quantizers as well
+    (LSQ, `methods.quant.learned_step`), at `scale_rate` in units of the activations.
+    """
+
+    iterations: int = 100
+    learning_rate: float = 4e-5
+    batch: int = 0
+    drop: float = 0.0
+    rounding: str = "nearest"
+    rounding_rate: float = 1e-2
+    rounding_weight: float = 0.01
+    scales: str = "fixed"
+    scale_rate: float = 4e-5
+
+    def __post_init__(self) -> None:
+        if self.iterations < 0 or min(self.learning_rate, self.rounding_rate, self.scale_rate) <= 0:
+            raise UsageError("Block-wise learning needs iterations >= 0 and learning rates > 0.")
+        if self.batch < 0 or not 0 <= self.drop <= 1 or self.rounding_weight < 0:
+            raise UsageError("Block-wise learning needs batch >= 0, drop from 0 to 1 and rounding_weight >= 0.")
+        for key, value, known in (("rounding", self.rounding, ROUNDINGS), ("scales", self.scales, SCALES)):
+            if value not in known:
+                raise UsageError(f"{key} must be one of {', '.join(known)}, not {value!r}.")
+
+
+def reconstruct(
+    model: nn.Module,
+    quantized: nn.Module,
+    images: Tensor,
+    learning: Learning,
+    generator: torch.Generator,
+    report: Report,
+) -> None:
+    """Learn every unit of `quantized` in place, so that it puts out what its counterpart in `model` does.
+
+    images: [n, C, H, W], of which inputs and targets are made; generator: draws batches and drops; report: is
+    called after every step of every unit.
+    """
+    targets = _unit_outputs(model, images)
+    total = len(targets) * learning.iterations
+    before = []
+    for index, name in enumerate(list(targets)):
+        unit = quantized.get_submodule(name)
+        step_done = partial(_report_from, report, index * learning.iterations, total)
+        hook = partial(_learn_unit, targets.pop(name), learning, generator, step_done)
+        before.append(unit.register_forward_pre_hook(hook))
+    with torch.no_grad():
+        quantized(images)
+    for handle in before:
+        handle.remove()
+
+
+def _report_from(report: Report, offset: int, total: int, step: int) -> None:
+    report(offset + step, total)
+
+
+def _unit_outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return the output of every unit of the floating-point model."""
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str, _module: nn.Module, _arguments: Any, output: Tensor) -> None:
+        outputs[name] = output
+
+    after = [unit.register_forward_hook(partial(keep, name)) for name, unit in reconstruction_units(model)]
+    with torch.no_grad():
+        model(images)
+    for hook in after:
+        hook.remove()
+    return outputs
+
+
+def _learn_unit(
+    target: Tensor,
+    learning: Learning,
+    generator: torch.Generator,
+    report: Callable[[int], None],
+    unit: nn.Module,
+    arguments: tuple[Tensor],
+) -> None:
+    """Adam on what is learned of a unit, against the output of the floating-point one."""
+    inputs = arguments[0].detach()
+    layers = [layer for _, layer in quantized_layers(unit)]
+    with (
+        learned_rounding(layers if learning.rounding == "adaround" else []) as roundings,
+        learned_scales(unit if learning.scales == "learned" else nn.Identity()) as scales,
+        dropping(activation_quantizers(unit), learning.drop, generator),
+        learnable(plain_parameters(layers)) as plain,
+        torch.enable_grad(),
+    ):
+        groups = [
+            {"params": plain, "lr": learning.learning_rate},
+            {"params": [rounding.up for rounding in roundings], "lr": learning.rounding_rate},
+            {"params": [quantizer.scale for quantizer in scales], "lr": learning.scale_rate},
+        ]
+        optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=learning.iterations)
+        for step in range(learning.iterations):
+            chosen = _batch(len(inputs), learning.batch, generator)
+            loss = reconstruction_loss(unit.forward(inputs[chosen]), target[chosen])
+            loss = loss + learning.rounding_weight * rounding_penalty(roundings, step / learning.iterations)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            report(step + 1)
+
+
+def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
+    """Return the squared distance of outputs [..., channels], averaged over images and tokens."""
+    return (output - target).square().sum(-1).mean()
+
+
+def rounding_penalty(roundings: list[AdaRoundQuantizer], progress: float) -> Tensor | float:
+    """Return the sum of the regularisers after a share of the steps."""
+    exponent = beta(progress)
+    return 0.0 if exponent is None else sum(rounding.regulariser(exponent) for rounding in roundings)
+
+
+def plain_parameters(layers: Iterable[QuantizedLayer]) -> list[Tensor]:
+    """Return the weights that are learned themselves, and all biases."""
+    return [
+        parameter
+        for layer in layers
+        for parameter in (
+            None if isinstance(layer.weights, AdaRoundQuantizer) else layer.layer.weight,
+            layer.layer.bias,
+        )
+        if parameter is not None
+    ]
+
+
+@contextmanager
+def learnable(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Let gradients reach the parameters for a while."""
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    yield parameters
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+        parameter.grad = None
+
+
+@contextmanager
+def learned_scales(unit: nn.Module) -> Iterator[list[LearnedStepQuantizer]]:
+    """Give a unit's uniform activation quantizers steps that can be learned; in the end they are plain again."""
+    weights = {id(layer.weights) for _, layer in quantized_layers(unit)}
+    places = [
+        (parent, name, child)
+        for parent in unit.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, UniformQuantizer) and id(child) not in weights
+    ]
+    learned = [LearnedStepQuantizer(child, learn_offset=False) for _, _, child in places]
+    for (parent, name, _), quantizer in zip(places, learned, strict=True):
+        setattr(parent, name, quantizer)
+    yield learned
+    for (parent, name, _), quantizer in zip(places, learned, strict=True):
+        setattr(parent, name, quantizer.freeze())
+
+
+def _batch(count: int, batch: int, generator: torch.Generator) -> Tensor | slice:
+    """Return which of `count` images a step takes; nothing is drawn where all are."""
+    return torch.randperm(count, generator=generator)[:batch] if 0 < batch < count else slice(None)
