@@ -117,7 +117,7 @@ class MimiQObjective:
 
     def __call__(self, images: Tensor, step: int) -> Iterator[dict[str, Tensor]]:
         """Yield the weighted terms of one step, a micro-batch of images at a time."""
-        look, size = self._look(step), self.context.micro_batch
+        look, size = self.begin(images, step), self.context.micro_batch
         for first in range(0, len(images), size):
             rows = slice(first, first + size)
             yield {name: term.sum() / len(images) for name, term in self.terms(look, images[rows], rows, step).items()}
@@ -125,22 +125,23 @@ class MimiQObjective:
             variation = total_variation(look.show(images), diagonal=math.sqrt(0.5))
             yield {"tv": self.config.tv_weight * variation}
 
-    def _look(self, step: int) -> Look:
+    def begin(self, images: Tensor, step: int) -> Look:
         """Draw how the images are shown at a step."""
-        config, side = self.config, min(self.context.space.height, self.context.space.width)
+        config, space, generator = self.config, self.context.space, self.context.generator
         rest = 1 - step / config.iterations
-        limit = round(config.roll * side / 224 * (1 if rest > 0.5 else 2))
-        channels = config.images, self.context.space.shape[0]
-        look = Look.draw(channels, limit, config.colour, config.noise * rest, self.context.generator)
-        return look.to(self.context.device)
+        limit = round(config.roll * min(space.shape[1:]) / 224 * (1 if rest > 0.5 else 2))
+        look = Look.draw((config.images, space.shape[0]), limit, config.colour, config.noise * rest, generator)
+        return look.to(images.device)
 
     def terms(self, look: Look, images: Tensor, rows: slice, step: int) -> dict[str, Tensor]:
         """Return every weighted term of the images, one value [n] per image."""
+        shown = look.show(images, rows)
         with attention_operands(self.sites) as operands:
-            logits = self.model(look.show(images, rows))
-        return {"oh": soft_cross_entropy(logits, self.targets[rows]), **self.similarity(operands)}
+            logits = self.model(shown)
+        guided = {"oh": soft_cross_entropy(logits, self.targets[rows])}
+        return guided | self.attention_terms(operands, shown, rows, step)
 
-    def similarity(self, operands: list[Operands]) -> dict[str, Tensor]:
+    def attention_terms(self, operands: list[Operands], shown: Tensor, rows: slice, step: int) -> dict[str, Tensor]:
         """Return weighted L_SSIM per image, over the layers that have heads to compare."""
         if self.config.ssim_weight == 0:
             return {}

@@ -1,4 +1,4 @@
-"""MimiQ: inter-head similarity against a loop over pairs in float64, its looks, its whole loss on unfused attention."""
+"""MimiQ: inter-head similarity against a loop over pairs in float64, its looks, its loss on unfused attention."""
 
 from __future__ import annotations
 
@@ -116,9 +116,8 @@ def slow_terms(
     x = shown
     straight = [x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]]
     oblique = [x[..., 1:, 1:] - x[..., :-1, :-1], x[..., 1:, :-1] - x[..., :-1, 1:]]
-    variation = sum(s.square().sum().sqrt() for s in straight) + sum(
-        o.square().sum().sqrt() / math.sqrt(2) for o in oblique
-    )
+    norms = [s.square().sum().sqrt() for s in straight] + [o.square().sum().sqrt() / math.sqrt(2) for o in oblique]
+    variation = torch.stack(norms).sum()
     similar = torch.stack(similarity).mean()
     return {"oh": functional.cross_entropy(logits, labels), "ssim": 0.7 * similar, "tv": 1e-3 * variation}
 
@@ -186,7 +185,7 @@ def test_looks_follow_their_laws() -> None:
 
 def test_roll_widens_half_way_and_noise_falls_to_nothing() -> None:
     objective = MimiQObjective(VIT, dataclasses.replace(CONFIG, iterations=400, colour=0.0), context())
-    looks = [objective._look(step) for step in range(400)]
+    looks = [objective.begin(noise(3), step) for step in range(400)]
     widest = [max(abs(o) for look in part for o in look.offsets) for part in (looks[:200], looks[200:])]
     assert widest == [2, 4]  # 30 and 60 px of 224 at 16 px: 2.1 and 4.3
     early, late = (torch.cat([look.shift for look in part]).std().item() for part in (looks[:40], looks[-40:]))
