@@ -12,5 +12,7 @@ BACKENDS.register("minmax", "methods.backends.minmax:MinMax")
 BACKENDS.register("blockwise", "methods.backends.blockwise:Blockwise")
 BACKENDS.register("repq", "methods.backends.repq:RepQ")
 BACKENDS.register("erq", "methods.backends.erq:Erq")
+BACKENDS.register("mimiq_qat", "methods.backends.mimiq_qat:MimiQQat")
+BACKENDS.register("clamp_search", "methods.backends.clamp_search:ClampSearch")
 
 __all__ = ["BACKENDS", "METHODS"]
