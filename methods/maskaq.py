@@ -61,10 +61,11 @@ class MaskAQConfig(MimiQConfig):
         super().__post_init__()
         if Bits.parse(self.student).float or min(self.rounds, self.refresh) < 1 or self.rows < 3:
             raise UsageError("maskaq needs a quantized student, rounds >= 1, refresh >= 1 and rows >= 3.")
-        if not (0 < self.narrowest <= self.widest <= 1 and 0 <= self.dropped < 1):
-            raise UsageError("maskaq needs 0 < narrowest <= widest <= 1 and 0 <= dropped < 1.")
-        if min(self.fb_weight, self.align_weight) < 0:
-            raise UsageError("maskaq needs fb_weight >= 0 and align_weight >= 0.")
+        shares = 0 < self.narrowest <= self.widest <= 1 and 0 <= self.dropped < 1
+        if not shares or min(self.fb_weight, self.align_weight) < 0:
+            raise UsageError(
+                "maskaq needs 0 < narrowest <= widest <= 1, 0 <= dropped < 1, fb_weight, align_weight >= 0."
+            )
 
     def share(self, step: int) -> float:
         """Return r, the share of patches aligned at a step."""
@@ -145,8 +146,7 @@ class MaskAQObjective(MimiQObjective):
         if self.student is not None:
             with attention_operands(self.student_sites) as coarse:
                 self.student(shown)
-            sites = zip(self.sites, operands, coarse, self.kept, strict=True)
-            share = self.config.share(step)
+            sites, share = zip(self.sites, operands, coarse, self.kept, strict=True), self.config.share(step)
             losses = [masked_difference(site, exact, rough, kept[rows], share) for site, exact, rough, kept in sites]
             terms["align"] = self.config.align_weight * torch.stack(losses).mean(dim=0)
         return terms

@@ -1,17 +1,17 @@
 """`mimiq_qat`: MimiQ's training of the quantized network (AAAI 2025), by distillation that keeps to each head.
 
-Choi et al., "MimiQ: Low-Bit Data-Free Quantization of Vision Transformers with Encouraging Inter-Head Attention
-Similarity". Weights symmetric per channel from minimum to maximum, anew at every step; activations, operands of both
-attention products among them, uniform per tensor with learned step and offset (`methods.quant.learned_step`, gradients
-times 0.01); the image stays in floating point. SGD with Nesterov's momentum 0.9 from 1e-3 by a cosine to a hundredth,
-100 epochs in batches of 16, weights fixed in the first two; loss T^2 KL of the logits (T = 5) + 10 L_head, where
+The synthesis, and the citation, is `methods.mimiq`. Weights symmetric per channel from minimum to maximum, anew at
+every step; activations, operands of both attention products among them, uniform per tensor with learned step and
+offset (`methods.quant.learned_step`, gradients times 0.01); the image stays in floating point. SGD with Nesterov's
+momentum 0.9 from 1e-3 by a cosine to a hundredth, 100 epochs in batches of 16, weights fixed in the first two; loss
+T^2 KL of the logits (T = 5) + 10 L_head (`methods.head_distillation`), where
 
     L_head = 1 - mean over layers, images, heads and channels of (2 c_tq + C2) / (v_t + v_q + C2),   C2 = 0.03^2
 
-compares, across tokens, the attention outputs A.V of both networks (prefix tokens left out). The paper reports the
-best epoch on the validation set; here the last one counts, as labelled images are not for choosing. Settings are those
-of a fork of the public code. Inferred: every parameter of the network is learned, quantizers at the same rate; the
-rate falls at every step; the augmentation's strengths, on normalized values; Swin's windows count as images in L_head.
+compares, across tokens, the attention outputs A.V of both networks. The paper reports the best epoch on the validation
+set; here the last one counts, as labelled images are not for choosing. Settings are those of a fork of the public
+code. Inferred: all parameters are learned, quantizers at the same rate, which falls at every step; strengths of the
+augmentation, on normalized values; Swin's windows count as images.
 """
 
 from __future__ import annotations
@@ -82,7 +82,6 @@ class MimiQQat(Backend):
     space: ClassVar = {
         "learning_rate": {"min": 1e-5, "max": 1e-1, "scaling": "log"},
         "head_weight": {"min": 0.1, "max": 100.0, "scaling": "log"},
-        "epochs": {"min": 0, "max": 400},
     }
 
     def default_config(self, model: str) -> MimiQQatConfig:
@@ -128,12 +127,12 @@ def _train(model: nn.Module, quantized: nn.Module, images: Tensor, config: Any, 
     others = [p for p in quantized.parameters() if not any(p is step for step in steps)]
     optimizer = torch.optim.SGD(steps + others, lr=config.learning_rate, momentum=config.momentum, nesterov=True)
     total = config.epochs * -(-len(images) // config.batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total, eta_min=config.learning_rate / 100)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total, config.learning_rate / 100)
     loss = Distillation(model, quantized, config.temperature, config.head_weight)
     for epoch in range(config.epochs):
         quantized.requires_grad_(True)
-        for parameter in others:
-            parameter.requires_grad_(epoch >= config.warmup or not steps)
+        for parameter in others if epoch < config.warmup and steps else []:
+            parameter.requires_grad_(False)
         order = torch.randperm(len(images), generator=context.generator)
         for rows in order.to(images.device).split(config.batch):
             views = random_views(images[rows], context.generator) if config.augment else images[rows]
