@@ -63,9 +63,7 @@ class MaskAQConfig(MimiQConfig):
             raise UsageError("maskaq needs a quantized student, rounds >= 1, refresh >= 1 and rows >= 3.")
         shares = 0 < self.narrowest <= self.widest <= 1 and 0 <= self.dropped < 1
         if not shares or min(self.fb_weight, self.align_weight) < 0:
-            raise UsageError(
-                "maskaq needs 0 < narrowest <= widest <= 1, 0 <= dropped < 1, fb_weight, align_weight >= 0."
-            )
+            raise UsageError("maskaq needs 0 < narrowest <= widest <= 1, 0 <= dropped < 1 and its weights >= 0.")
 
     def share(self, step: int) -> float:
         """Return r, the share of patches aligned at a step."""

@@ -10,8 +10,7 @@ T^2 KL of the logits (T = 5) + 10 L_head (`methods.head_distillation`), where
 
 compares, across tokens, the attention outputs A.V of both networks. The paper reports the best epoch on the validation
 set; here the last one counts, as labelled images are not for choosing. Settings are those of a fork of the public
-code. Inferred: all parameters are learned, quantizers at the same rate, which falls at every step; strengths of the
-augmentation, on normalized values; Swin's windows count as images.
+code. Inferred: all is learned at one rate, which falls by the step; the augmentation's strengths; windows as images.
 """
 
 from __future__ import annotations

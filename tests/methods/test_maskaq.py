@@ -206,7 +206,8 @@ def test_what_it_cannot_handle_is_refused() -> None:
         ({"student": "w9a9"}, "out of range"),
         ({"rounds": 0}, "rounds >= 1"),
         ({"narrowest": 0.6}, "narrowest <= widest"),
-        ({"align_weight": -1.0}, "align_weight"),
+        ({"align_weight": -1.0}, "its weights >= 0"),
+        ({"dropped": 1.0}, "dropped < 1"),
         ({"images": 0}, "images >= 1"),
     ):
         with pytest.raises(UsageError, match=message):
