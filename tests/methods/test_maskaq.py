@@ -195,6 +195,18 @@ def test_defaults_are_the_papers() -> None:
     assert MaskAQ().image_passes(dataclasses.replace(digits, align_weight=0.0)) == 2 * 32 * 50
 
 
+@pytest.mark.parametrize("changes", [{}, {"align_weight": 0.0}, {"iterations": 5, "rounds": 1}])
+def test_the_passes_of_a_synthesis_are_those_estimated(changes: dict[str, Any]) -> None:
+    model, passes = tiny_vit(), list[float]()
+
+    def count(module: nn.Module, arguments: tuple[Tensor]) -> None:  # the student, a copy of the model, has it too
+        passes.append(len(arguments[0]) * (1.0 if torch.is_grad_enabled() else 1 / 3))
+
+    model.register_forward_pre_hook(count)
+    synthesize(model, **changes)
+    assert sum(passes) == pytest.approx(MaskAQ().image_passes(dataclasses.replace(CONFIG, **changes)))
+
+
 def test_what_it_cannot_handle_is_refused() -> None:
     with pytest.raises(UsageError, match="Identity is not supported"):
         synthesize(nn.Identity())

@@ -223,6 +223,17 @@ def test_nothing_to_quantize_is_the_plain_model() -> None:
     assert torch.equal(train(model, bits=Bits(32, 32))(noise(2)), model(noise(2)))
 
 
+def test_the_passes_of_a_training_are_those_estimated() -> None:
+    model, passes = tiny_vit(), list[float]()
+
+    def count(module: nn.Module, arguments: tuple[Tensor]) -> None:  # the quantized network, a copy, has it too
+        passes.append(len(arguments[0]) * (1.0 if torch.is_grad_enabled() else 1 / 3))
+
+    model.register_forward_pre_hook(count)
+    train(model)
+    assert sum(passes) == pytest.approx(MimiQQat().image_passes(CONFIG, 5))
+
+
 def test_settings_estimates_and_refusals() -> None:
     method = MimiQQat()
     config = method.default_config("deit_t")
