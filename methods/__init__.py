@@ -5,10 +5,15 @@ from methods.registry import BACKENDS, METHODS
 METHODS.register("noise", "methods.noise:Noise")
 METHODS.register("real", "methods.real:Real")
 METHODS.register("psaq_vit", "methods.psaq_vit:PSAQViT")
+METHODS.register("mimiq", "methods.mimiq:MimiQ")
+METHODS.register("maskaq", "methods.maskaq:MaskAQ")
+METHODS.register("clamp_vit", "methods.clamp_vit:ClampViT")
 BACKENDS.register("minmax", "methods.backends.minmax:MinMax")
 BACKENDS.register("blockwise", "methods.backends.blockwise:Blockwise")
 BACKENDS.register("repq", "methods.backends.repq:RepQ")
 BACKENDS.register("erq", "methods.backends.erq:Erq")
 BACKENDS.register("ias", "methods.backends.ias:Ias")
+BACKENDS.register("mimiq_qat", "methods.backends.mimiq_qat:MimiQQat")
+BACKENDS.register("clamp_search", "methods.backends.clamp_search:ClampSearch")
 
 __all__ = ["BACKENDS", "METHODS"]

@@ -77,7 +77,8 @@ class LoopSettings:
     """iterations: Adam steps in all; learning_rate: its peak; betas: Adam's; warmup: share of a round's steps over
     which the rate rises linearly, before a half cosine takes it to zero; precision: of the forward passes, `fp32`
     or `bf16` (autocast; pixels, losses and Adam stay in fp32); rounds: how often the schedule runs, each time over
-    an equal share of the steps, while Adam's moments live on."""
+    an equal share of the steps, while Adam's moments live on; weight_decay: of AdamW, plain Adam where it is 0;
+    floor: the factor on the learning rate that the cosine falls to."""
 
     iterations: int
     learning_rate: float
@@ -85,13 +86,16 @@ class LoopSettings:
     warmup: float = 0.1
     precision: str = "fp32"
     rounds: int = 1
+    weight_decay: float = 0.0
+    floor: float = 0.0
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.learning_rate <= 0 or not 0 <= self.warmup < 1:
             raise UsageError("Synthesis needs iterations >= 1, learning_rate > 0 and 0 <= warmup < 1.")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
-
+        if self.weight_decay < 0 or not 0 <= self.floor <= 1:
+            raise UsageError("Synthesis needs weight_decay >= 0 and 0 <= floor <= 1.")
         if not 1 <= self.rounds <= self.iterations:
             raise UsageError(f"Synthesis needs 1 <= rounds <= iterations, not {self.rounds} and {self.iterations}.")
 
@@ -107,7 +111,8 @@ class LoopSettings:
         rise = round(self.warmup * steps)
         if step < rise:
             return (step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+        wave = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+        return self.floor + (1 - self.floor) * wave
 
 
 def optimize_images(
@@ -125,7 +130,7 @@ def optimize_images(
     """
     images = start.detach().clone().requires_grad_(True)
     low, high = space.bounds(images.device)
-    optimizer = torch.optim.Adam([images], lr=settings.learning_rate, betas=settings.betas)
+    optimizer = _optimizer(images, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, settings.rate)
     history: dict[str, list[float]] = {}
     first = 0.0
@@ -145,6 +150,14 @@ def optimize_images(
     if not torch.isfinite(images).all():
         raise DivergenceError("Synthesis diverged: the images hold values that are not finite.")
     return images.detach(), history
+
+
+def _optimizer(images: Tensor, settings: LoopSettings) -> torch.optim.Optimizer:
+    """Return Adam on the images, or AdamW where their values decay."""
+    rate, betas, decay = settings.learning_rate, settings.betas, settings.weight_decay
+    if decay > 0:
+        return torch.optim.AdamW([images], lr=rate, betas=betas, weight_decay=decay)
+    return torch.optim.Adam([images], lr=rate, betas=betas)
 
 
 def _check(values: dict[str, float], step: int, first: float) -> None:

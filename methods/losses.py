@@ -10,14 +10,15 @@ from torch import Tensor
 _PSAQ_PIXELS = 32 * 224 * 224
 
 
-def total_variation(images: Tensor) -> Tensor:
+def total_variation(images: Tensor, diagonal: float = 1.0) -> Tensor:
     """Return V of PSAQ-ViT's code for images [n, C, H, W]: the sum over four shifts (right, down, both
-    diagonals) of the Frobenius norm, over the whole batch, of the differences."""
+    diagonals) of the Frobenius norm, over the whole batch, of the differences; `diagonal` weights the last two."""
     right = images[..., :, 1:] - images[..., :, :-1]
     down = images[..., 1:, :] - images[..., :-1, :]
     falling = images[..., 1:, 1:] - images[..., :-1, :-1]
     rising = images[..., :-1, 1:] - images[..., 1:, :-1]
-    return torch.stack([torch.linalg.vector_norm(d) for d in (right, down, falling, rising)]).sum()
+    weighted = ((right, 1.0), (down, 1.0), (falling, diagonal), (rising, diagonal))
+    return torch.stack([weight * torch.linalg.vector_norm(d) for d, weight in weighted]).sum()
 
 
 def variation_target(images: Tensor, generator: torch.Generator) -> float:

@@ -200,6 +200,23 @@ def test_a_loss_far_above_the_first_is_divergence(first: float, most: float) -> 
         run(1.001 * most)
 
 
+def test_weight_decay_is_that_of_adamw_on_a_schedule_with_a_floor() -> None:
+    settings = LoopSettings(20, 0.1, warmup=0.0, weight_decay=0.5, floor=0.25)
+    start = noise(1, 4)
+    images, _ = optimize_images(start, lambda x, _: iter([{"sum": x.sum()}]), settings, WIDE, silent)
+    x = double(start)
+    for step in range(20):
+        rate = 0.1 * (0.25 + 0.75 * 0.5 * (1 + math.cos(math.pi * step / 20)))
+        x = x * (1 - 0.5 * rate) - rate  # a constant gradient moves Adam by the rate
+    assert double(images) == pytest.approx(x, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("bad", [{"weight_decay": -1e-6}, {"floor": -0.1}, {"floor": 1.1}])
+def test_decay_and_floor_out_of_range_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="weight_decay >= 0 and 0 <= floor <= 1"):
+        LoopSettings(5, 0.1, **bad)  # type: ignore[arg-type]
+
+
 def test_every_step_is_reported() -> None:
     seen: list[tuple[int, int]] = []
     steps: list[int] = []

@@ -1,0 +1,139 @@
+"""The method `clamp_vit`: CLAMP-ViT's first stage, images whose patches differ in what attention makes of them.
+
+Ramachandran, Kundu, Krishna, "CLAMP-ViT: Contrastive Data-Free Learning for Adaptive Post-Training Quantization of
+ViTs", ECCV 2024: patch-level contrastive loss + cross-entropy + total variation. Its public code has neither
+generation nor search, so beside the idea all is inferred. In every layer each patch's output of attention (its heads
+side by side, at length one) is an anchor i; of its spatial neighbours (3x3, in Swin within the window) the 4 most
+similar are its positives P, all patches but these and itself its negatives, and
+
+    L_PC = mean over layers, images, anchors and p in P of -log(e^(s_ip / t) / (e^(s_ip / t) + sum_n e^(s_in / t)))
+
+with s the cosine similarity and t = 0.1; the choice of positives is constant for the gradient. Cross-entropy to one
+random class per image, |V - v0|, jitter, optimizer and steps are PSAQ-ViT's (`methods.psaq_vit`). The paper repeats
+generation and search in turn; here the second stage is the backend `clamp_search`, and neither sees the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from methods.architecture import attention_sites
+from methods.attention import attention_outputs
+from methods.contracts import Method, SynthesisContext, SyntheticImages
+from methods.errors import UsageError
+from methods.loop import Jitter, LoopSettings, optimize_images
+from methods.losses import soft_cross_entropy, total_variation, variation_target
+from methods.patch_contrast import Neighbourhood
+
+
+@dataclass(frozen=True)
+class ClampViTConfig:
+    """Settings of CLAMP-ViT's generation; all are inferred, those of the optimizer are PSAQ-ViT's.
+
+    images: how many; iterations: Adam steps in all, in `rounds` equal rounds; learning_rate: peak rate in
+    normalized pixel values; warmup: share of a round's steps it rises over; jitter: largest roll of the first round
+    in pixels of a 224 px image, twice as far in the second; flip: probability of a horizontal flip; radius: of the
+    neighbourhood, in patches; positives: per anchor; temperature: t; contrast_weight, tv_weight: of L_PC and L_TV;
+    precision: of the forward passes.
+    """
+
+    images: int = 32
+    iterations: int = 1000
+    rounds: int = 2
+    learning_rate: float = 0.2
+    warmup: float = 0.2
+    jitter: int = 15
+    flip: float = 0.5
+    radius: int = 1
+    positives: int = 4
+    temperature: float = 0.1
+    contrast_weight: float = 1.0
+    tv_weight: float = 0.05
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or self.contrast_weight < 0 or self.tv_weight < 0:
+            raise UsageError("clamp_vit needs images >= 1, contrast_weight >= 0 and tv_weight >= 0.")
+        self.loop(), Jitter((self.jitter,), self.flip, torch.Generator())
+        Neighbourhood((2, 2), self.radius, self.positives, self.temperature)
+
+    def loop(self) -> LoopSettings:
+        """Return the settings of the shared loop."""
+        steps, rate = self.iterations, self.learning_rate
+        return LoopSettings(steps, rate, warmup=self.warmup, precision=self.precision, rounds=self.rounds)
+
+
+class ClampViT(Method):
+    """Contrastive generation of images, patch by patch."""
+
+    name = "clamp_vit"
+    version = 1
+    paper = "CLAMP-ViT (ECCV 2024)"
+    config_class = ClampViTConfig
+    inferred = (
+        "everything but the idea: neighbourhood, positives, temperature, weights, optimizer; no turns with search"
+    )
+    space: ClassVar = {
+        "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},
+        "contrast_weight": {"min": 0.01, "max": 10.0, "scaling": "log"},
+        "tv_weight": {"min": 0.005, "max": 0.5, "scaling": "log"},
+        "temperature": {"min": 0.02, "max": 1.0, "scaling": "log"},
+        "positives": {"choices": [1, 2, 4, 8]},
+    }
+
+    def default_config(self, model: str) -> ClampViTConfig:
+        """Return PSAQ-ViT's rates, Swin's its own; 100 steps for the embedded models."""
+        rate, steps = 0.25 if model.startswith("swin") else 0.2, 100 if model.endswith("_digits") else 1000
+        return ClampViTConfig(learning_rate=rate, iterations=steps)
+
+    def image_passes(self, config: ClampViTConfig) -> float:
+        """Count every image at every step."""
+        return config.iterations * config.images
+
+    def synthesize(self, model: nn.Module, config: ClampViTConfig, context: SynthesisContext) -> SyntheticImages:
+        """Draw classes and noise, then optimise the pixels; refuses models whose maps are too small to contrast."""
+        objective, space = _Objective(model, config, context), context.space
+        start = torch.randn((config.images, *space.shape), generator=context.generator).to(context.device)
+        scale = config.jitter * min(space.height, space.width) / 224
+        limits = tuple(round(scale * (index + 1)) for index in range(config.rounds))
+        jitter = Jitter(limits, config.flip, context.generator)
+        images, losses = optimize_images(start, objective, config.loop(), space, context.report, jitter)
+        targets = objective.targets.cpu()
+        return SyntheticImages(images.cpu(), targets, losses, {"labels": targets.argmax(dim=1)})
+
+
+class _Objective:
+    """The loss of one synthesis: its classes and v0 are drawn at the start."""
+
+    def __init__(self, model: nn.Module, config: ClampViTConfig, context: SynthesisContext) -> None:
+        self.model, self.config, self.context = model, config, context
+        law = config.radius, config.positives, config.temperature
+        sites = attention_sites(model) if config.contrast_weight > 0 else []
+        self.places = [(s, Neighbourhood(s.grid, *law)) for s in sites if s.grid[0] * s.grid[1] > config.positives + 1]
+        if sites and not self.places:
+            raise UsageError("clamp_vit contrasts patches, and no attention map of this model has enough of them.")
+        labels = torch.randint(context.classes, (config.images,), generator=context.generator)
+        self.targets = functional.one_hot(labels, context.classes).float().to(context.device)
+        shape = torch.empty((config.images, *context.space.shape), device="meta")
+        self.variation_target = variation_target(shape, context.generator)
+
+    def __call__(self, shown: Tensor, step: int) -> Iterator[dict[str, Tensor]]:
+        """Yield the weighted terms of one step, a micro-batch of images at a time."""
+        size = self.context.micro_batch
+        for batch, targets in zip(shown.split(size), self.targets.split(size), strict=True):
+            with attention_outputs([site for site, _ in self.places]) as outputs:
+                logits = self.model(batch)
+            terms = {"oh": soft_cross_entropy(logits, targets).sum() / len(shown)}
+            if self.places:
+                found = zip(self.places, outputs, strict=True)
+                losses = [near.contrast(tokens[:, :, site.prefix :].flatten(3)) for (site, near), tokens in found]
+                terms["contrast"] = self.config.contrast_weight * torch.stack(losses).mean(dim=0).sum() / len(shown)
+            yield terms
+        if self.config.tv_weight > 0:
+            yield {"tv": self.config.tv_weight * (total_variation(shown) - self.variation_target).abs()}

@@ -1,0 +1,150 @@
+"""The method `maskaq`: MaskAQ, MimiQ's images whose attention also survives quantization, and made anew for it.
+
+"MaskAQ", ICML 2026 (arXiv 2606.04373), adds two terms to MimiQ's loss (`methods.mimiq`), both a mean over layers:
+L_fb = -1/2 log(2 pi e v), v the variance of the cosine similarities between at most 64 sampled rows of attention
+(weight 1); and L_align (weight 0.1), the mean absolute difference between the floating-point and the quantized
+model's logits of the class token's attention to the patches, on the share r of patches with the largest
+floating-point logits, r falling from 0.5 to 0.1 over the steps, with 30 % of them dropped at random. Images are made
+anew with the student of the moment every 30 of 100 epochs of training: in four rounds.
+
+Inferred, beside what is in `mimiq`: the student, untrained here: the model by the recipe of `minmax` at `student`
+bits, its ranges those of the last round's images (of noise in the first) and, every `refresh` steps, of the present
+ones; the last round's images are the result; rows are softmax over all tokens (Swin: without bias and mask), as many
+from every head; gradients flow through both models; without a class token L_align takes the mean over queries (the
+public code leaves it out in Swin). Not here: the token weights of the paper's distillation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from methods.architecture import attention_sites
+from methods.attention_logits import Operands, attention_operands
+from methods.augmentation import Look
+from methods.backends.minmax import RECIPE
+from methods.contracts import SynthesisContext, SyntheticImages
+from methods.errors import UsageError
+from methods.loop import optimize_images
+from methods.masked_alignment import RowSample, masked_difference
+from methods.mimiq import MimiQ, MimiQConfig, MimiQObjective
+from methods.quant.bits import Bits
+from methods.quant.calibrate import calibrate
+from methods.quant.swap import insert_quantizers
+
+
+@dataclass(frozen=True)
+class MaskAQConfig(MimiQConfig):
+    """Settings of MaskAQ beside MimiQ's; `iterations` are those of every round.
+
+    rounds: how often images are made; student: bits of the quantized model; refresh: steps between its calibrations;
+    fb_weight, align_weight: of L_fb and L_align; rows: most rows compared per image and layer; widest, narrowest:
+    share of patches aligned at the first and the last step; dropped: share of these left out.
+    """
+
+    rounds: int = 4
+    student: str = "w4a4"
+    refresh: int = 500
+    fb_weight: float = 1.0
+    align_weight: float = 0.1
+    rows: int = 64
+    widest: float = 0.5
+    narrowest: float = 0.1
+    dropped: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if Bits.parse(self.student).float or min(self.rounds, self.refresh) < 1 or self.rows < 3:
+            raise UsageError("maskaq needs a quantized student, rounds >= 1, refresh >= 1 and rows >= 3.")
+        shares = 0 < self.narrowest <= self.widest <= 1 and 0 <= self.dropped < 1
+        if not shares or min(self.fb_weight, self.align_weight) < 0:
+            raise UsageError("maskaq needs 0 < narrowest <= widest <= 1, 0 <= dropped < 1 and its weights >= 0.")
+
+    def share(self, step: int) -> float:
+        """Return r, the share of patches aligned at a step."""
+        return self.widest + (self.narrowest - self.widest) * step / max(1, self.iterations - 1)
+
+
+class MaskAQ(MimiQ):
+    """Images of alike, varied heads whose attention survives quantization."""
+
+    name = "maskaq"
+    version = 1
+    paper = "MaskAQ (ICML 2026)"
+    config_class = MaskAQConfig
+    inferred = f"{MimiQ.inferred}; student and its refreshing; choice of rows; mean over queries in Swin"
+    space: ClassVar = MimiQ.space | {"align_weight": {"min": 0.001, "max": 10.0, "scaling": "log"}}
+
+    def default_config(self, model: str) -> MaskAQConfig:
+        """Return the paper's defaults; two rounds of 50 steps for the embedded models."""
+        return MaskAQConfig(iterations=50, rounds=2, refresh=25) if model.endswith("_digits") else MaskAQConfig()
+
+    def image_passes(self, config: MaskAQConfig) -> float:  # type: ignore[override]
+        """Count every image at every step of every round, twice with a student, and the student's calibrations."""
+        aligned, calibrations = config.align_weight > 0, 1 + (config.iterations - 1) // config.refresh
+        return config.rounds * config.images * (config.iterations + aligned * (config.iterations + calibrations / 3))
+
+    def synthesize(self, model: nn.Module, config: MaskAQConfig, context: SynthesisContext) -> SyntheticImages:  # type: ignore[override]
+        """Make images in rounds; refuses models without two heads in any layer."""
+        losses, steps, images = dict[str, list[float]](), config.rounds * config.iterations, torch.empty(0)
+        for done in range(0, steps, config.iterations):
+            objective = MaskAQObjective(model, config, context)
+            start = torch.randn((config.images, *context.space.shape), generator=context.generator).to(context.device)
+            objective.refresh(images if done else start)
+            report = partial(self._report, context, done, steps)
+            images, found = optimize_images(start, objective, config.loop(), context.space, report)
+            losses = {name: losses.get(name, []) + values for name, values in found.items()}
+        targets = objective.targets.cpu()
+        return SyntheticImages(images.cpu(), targets, losses, {"labels": targets.argmax(dim=1)})
+
+    @staticmethod
+    def _report(context: SynthesisContext, done: int, steps: int, step: int, _: int) -> None:
+        context.report(done + step, steps)
+
+
+class MaskAQObjective(MimiQObjective):
+    """MimiQ's loss with L_fb and L_align; what is sampled and dropped is drawn at every step for all images."""
+
+    config: MaskAQConfig
+
+    def __init__(self, model: nn.Module, config: MaskAQConfig, context: SynthesisContext) -> None:
+        super().__init__(model, config, context)
+        bits = Bits.parse(config.student)
+        self.student = insert_quantizers(model, bits, RECIPE) if config.align_weight > 0 else None
+        self.student_sites = attention_sites(self.student) if self.student else []
+
+    def refresh(self, images: Tensor) -> None:
+        """Calibrate the student on images [n, C, H, W]."""
+        if self.student is not None:
+            calibrate(self.student, images.detach())
+
+    def begin(self, images: Tensor, step: int) -> Look:
+        """Refresh the student when it is time to, and draw the look, rows and dropped positions of a step."""
+        if step and step % self.config.refresh == 0:
+            self.refresh(images)
+        look, generator = super().begin(images, step), self.context.generator
+        compared = self.sites if self.config.fb_weight > 0 else []
+        self.samples = [RowSample.draw(site, self.config.rows, generator) for site in compared]
+        shapes = [(len(images), site.windows, site.heads, math.prod(site.grid)) for site in self.student_sites]
+        dropped = [torch.rand(shape, generator=generator) < self.config.dropped for shape in shapes]
+        self.kept = [~mask.to(images.device) for mask in dropped]
+        return look
+
+    def attention_terms(self, operands: list[Operands], shown: Tensor, rows: slice, step: int) -> dict[str, Tensor]:
+        """Return weighted L_SSIM, L_fb and L_align per image."""
+        terms = super().attention_terms(operands, shown, rows, step)
+        if self.samples:
+            losses = [sample.loss(*pair) for sample, pair in zip(self.samples, operands, strict=True)]
+            terms["fb"] = self.config.fb_weight * torch.stack(losses).mean(dim=0)
+        if self.student is not None:
+            with attention_operands(self.student_sites) as coarse:
+                self.student(shown)
+            sites, share = zip(self.sites, operands, coarse, self.kept, strict=True), self.config.share(step)
+            losses = [masked_difference(site, exact, rough, kept[rows], share) for site, exact, rough, kept in sites]
+            terms["align"] = self.config.align_weight * torch.stack(losses).mean(dim=0)
+        return terms
