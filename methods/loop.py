@@ -31,16 +31,32 @@ class DivergenceError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class View:
+    """One way to look at images: rolled by `down` rows and `right` columns, in pixels, then perhaps flipped."""
+
+    down: int = 0
+    right: int = 0
+    flipped: bool = False
+
+    def show(self, images: Tensor) -> Tensor:
+        """Return the images [n, C, H, W] as seen, differentiable."""
+        shown = images.roll((self.down, self.right), dims=(2, 3))
+        return shown.flip(3) if self.flipped else shown
+
+
+@dataclass(frozen=True)
 class Jitter:
     """How the images are shown at a step: all rolled by one offset, the same along both axes, and perhaps flipped.
 
     limits: largest offset in pixels, one per round; flip: probability of a horizontal flip; generator: what
-    offset and flip are drawn from, in this order, at every step.
+    offset and flip are drawn from, in this order, at every step; independent: whether the columns get an offset
+    of their own, drawn after that of the rows.
     """
 
     limits: tuple[int, ...]
     flip: float
     generator: torch.Generator
+    independent: bool = False
 
     def __post_init__(self) -> None:
         if any(limit < 0 for limit in self.limits) or not 0 <= self.flip <= 1:
@@ -48,11 +64,17 @@ class Jitter:
 
     def show(self, images: Tensor, index: int) -> Tensor:
         """Return the images [n, C, H, W] as shown at a step of round `index`, differentiable."""
+        return self.draw(index).show(images)
+
+    def draw(self, index: int) -> View:
+        """Draw how the images are shown at a step of round `index`."""
+        down = self._offset(index)
+        right = self._offset(index) if self.independent else down
+        return View(down, right, torch.rand((), generator=self.generator).item() < self.flip)
+
+    def _offset(self, index: int) -> int:
         limit = self.limits[index]
-        offset = int(torch.randint(-limit, limit + 1, (), generator=self.generator))
-        shown = images.roll((offset, offset), dims=(2, 3))
-        flipped = torch.rand((), generator=self.generator).item() < self.flip
-        return shown.flip(3) if flipped else shown
+        return int(torch.randint(-limit, limit + 1, (), generator=self.generator))
 
 
 @dataclass(frozen=True)
@@ -60,7 +82,8 @@ class LoopSettings:
     """iterations: Adam steps in all; learning_rate: its peak; betas: Adam's; warmup: share of a round's steps over
     which the rate rises linearly, before a half cosine takes it to zero; precision: of the forward passes, `fp32`
     or `bf16` (autocast; pixels, losses and Adam stay in fp32); rounds: how often the schedule runs, each time over
-    an equal share of the steps, while Adam's moments live on."""
+    an equal share of the steps, while Adam's moments live on; constant: whether the rate stays at its peak after the
+    warm-up instead."""
 
     iterations: int
     learning_rate: float
@@ -68,6 +91,7 @@ class LoopSettings:
     warmup: float = 0.1
     precision: str = "fp32"
     rounds: int = 1
+    constant: bool = False
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.learning_rate <= 0 or not 0 <= self.warmup < 1:
@@ -90,6 +114,8 @@ class LoopSettings:
         rise = round(self.warmup * steps)
         if step < rise:
             return (step + 1) / rise
+        if self.constant:
+            return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
