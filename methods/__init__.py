@@ -5,6 +5,7 @@ from methods.registry import BACKENDS, METHODS
 METHODS.register("noise", "methods.noise:Noise")
 METHODS.register("real", "methods.real:Real")
 METHODS.register("psaq_vit", "methods.psaq_vit:PSAQViT")
+METHODS.register("fdd", "methods.fdd:FDD")
 BACKENDS.register("minmax", "methods.backends.minmax:MinMax")
 BACKENDS.register("blockwise", "methods.backends.blockwise:Blockwise")
 BACKENDS.register("repq", "methods.backends.repq:RepQ")

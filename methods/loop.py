@@ -106,11 +106,15 @@ class LoopSettings:
         """Return the round a step belongs to, both counted from 0."""
         return min(step * self.rounds // self.iterations, self.rounds - 1)
 
+    def span(self, index: int) -> range:
+        """Return the steps of round `index`."""
+        first, end = (-(-i * self.iterations // self.rounds) for i in (index, index + 1))
+        return range(first, end)
+
     def rate(self, step: int) -> float:
         """Return the factor on the learning rate at a step counted from 0."""
-        index = self.round_of(step)
-        first, end = (-(-i * self.iterations // self.rounds) for i in (index, index + 1))
-        step, steps = step - first, end - first
+        span = self.span(self.round_of(step))
+        step, steps = step - span.start, len(span)
         rise = round(self.warmup * steps)
         if step < rise:
             return (step + 1) / rise

@@ -17,12 +17,11 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from methods.contracts import ImageSpace, Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.loop import Jitter, LoopSettings, optimize_images
-from methods.losses import soft_cross_entropy, total_variation, variation_target
+from methods.losses import random_classes, soft_cross_entropy, total_variation, variation_target
 from methods.patch_entropy import PatchEntropy
 from methods.patch_similarity import DensityLaw
 
@@ -115,8 +114,7 @@ class _Objective:
         self.config = config
         law = DensityLaw(config.bandwidth, config.points)
         self.entropy = PatchEntropy(model, law, config.pse_weight, context.micro_batch)
-        labels = torch.randint(context.classes, (config.images,), generator=context.generator)
-        self.targets = functional.one_hot(labels, context.classes).float().to(context.device)
+        self.targets = random_classes(config.images, context)
         shape = torch.empty((config.images, *context.space.shape), device="meta")
         self.variation_target = variation_target(shape, context.generator)
 
