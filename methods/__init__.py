@@ -5,6 +5,8 @@ from methods.registry import BACKENDS, METHODS
 METHODS.register("noise", "methods.noise:Noise")
 METHODS.register("real", "methods.real:Real")
 METHODS.register("psaq_vit", "methods.psaq_vit:PSAQViT")
+METHODS.register("dmi", "methods.dmi:DMI")
+METHODS.register("smi", "methods.smi:SMI")
 METHODS.register("fdd", "methods.fdd:FDD")
 BACKENDS.register("minmax", "methods.backends.minmax:MinMax")
 BACKENDS.register("blockwise", "methods.backends.blockwise:Blockwise")

@@ -22,7 +22,7 @@ class Ring:
         """Return, for the half spectrum [height, width // 2 + 1] of real images, where it passes, as bool."""
         rows = torch.fft.ifftshift(torch.arange(height, dtype=torch.float64, device=device) - height // 2)
         columns = torch.arange(width // 2 + 1, dtype=torch.float64, device=device)
-        distance = torch.hypot(rows[:, None], columns[None]) / (min(height, width) / 2)
+        distance: Tensor = torch.hypot(rows[:, None], columns[None]) / (min(height, width) / 2)
         return (distance >= self.inner) & (distance <= self.outer)
 
 
@@ -35,5 +35,5 @@ def filtered(images: Tensor, ring: Ring, space: ImageSpace) -> Tensor:
     mean = torch.tensor(space.mean, device=images.device)[:, None, None]
     std = torch.tensor(space.std, device=images.device)[:, None, None]
     spectrum = torch.fft.rfft2(images * std + mean) * ring.mask(height, width, images.device)
-    pixels = torch.fft.irfft2(spectrum, s=(height, width)).abs()
+    pixels: Tensor = torch.fft.irfft2(spectrum, s=(height, width)).abs()
     return (pixels - mean) / std
