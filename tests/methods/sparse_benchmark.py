@@ -1,6 +1,6 @@
 """How much faster a step of sparse inversion gets: `python tests/methods/sparse_benchmark.py [MODEL [IMAGES]]`.
 
-Runs `dmi` and `smi` for a few steps on one thread and prints the median time of a dense step beside that of a step
+Runs `dmi` and `smi` for a few steps on one thread and prints the median processor seconds of a dense step beside that of a step
 behind the last pruning point (deit_t and 8 images where nothing is given). Weights come from DFQ_WEIGHTS, else they
 are random: they take the same time.
 """
@@ -34,7 +34,7 @@ def timed(method: str, name: str, images: int) -> float:
     """Return the median seconds of a step over the last quarter of a short run."""
     [entry] = select_models([name])
     model = load_model(entry, find_weights(entry, os.environ.get("DFQ_WEIGHTS", "random")))
-    maker, times = METHODS.get(method), [time.perf_counter()]
+    maker, times = METHODS.get(method), [time.process_time()]
     config = dataclasses.replace(maker.default_config(name), images=images, iterations=_STEPS)
     maker.synthesize(
         model,
@@ -43,7 +43,7 @@ def timed(method: str, name: str, images: int) -> float:
             image_space(entry),
             entry.classes,
             generator(0, "perf"),
-            report=lambda done, total: times.append(time.perf_counter()),
+            report=lambda done, total: times.append(time.process_time()),
         ),
     )
     return statistics.median(end - start for start, end in list(pairwise(times))[-_STEPS // 4 :])
