@@ -5,6 +5,7 @@ from methods.registry import BACKENDS, METHODS
 METHODS.register("noise", "methods.noise:Noise")
 METHODS.register("real", "methods.real:Real")
 METHODS.register("psaq_vit", "methods.psaq_vit:PSAQViT")
+METHODS.register("psaq_vit_v2", "methods.psaq_vit_v2:PSAQViTV2")
 METHODS.register("dmi", "methods.dmi:DMI")
 METHODS.register("smi", "methods.smi:SMI")
 METHODS.register("fdd", "methods.fdd:FDD")
