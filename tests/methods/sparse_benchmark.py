@@ -1,8 +1,8 @@
 """How much faster a step of sparse inversion gets: `python tests/methods/sparse_benchmark.py [MODEL [IMAGES]]`.
 
-Runs `dmi` and `smi` for a few steps on one thread and prints the median processor seconds of a dense step beside that of a step
-behind the last pruning point (deit_t and 8 images where nothing is given). Weights come from DFQ_WEIGHTS, else they
-are random: they take the same time.
+Runs `dmi` and `smi` for a few steps on one thread and prints the median processor seconds of a dense step beside
+those of a step behind the last pruning point (deit_t and 8 images where nothing is given). Weights come from
+DFQ_WEIGHTS, else they are random: they take the same time.
 """
 
 from __future__ import annotations
