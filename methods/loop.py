@@ -33,15 +33,16 @@ class DivergenceError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Move:
-    """A roll by `offset` pixels along both axes, then perhaps a horizontal flip."""
+class View:
+    """One way to look at images: rolled by `down` rows and `right` columns, in pixels, then perhaps flipped."""
 
-    offset: int
-    flipped: bool
+    down: int = 0
+    right: int = 0
+    flipped: bool = False
 
     def show(self, images: Tensor) -> Tensor:
-        """Return images [n, C, H, W] moved, differentiable."""
-        shown = images.roll((self.offset, self.offset), dims=(2, 3))
+        """Return the images [n, C, H, W] as seen, differentiable."""
+        shown = images.roll((self.down, self.right), dims=(2, 3))
         return shown.flip(3) if self.flipped else shown
 
 
@@ -50,26 +51,32 @@ class Jitter:
     """How the images are shown at a step: all rolled by one offset, the same along both axes, and perhaps flipped.
 
     limits: largest offset in pixels, one per round; flip: probability of a horizontal flip; generator: what
-    offset and flip are drawn from, in this order, at every step.
+    offset and flip are drawn from, in this order, at every step; independent: whether the columns get an offset
+    of their own, drawn after that of the rows.
     """
 
     limits: tuple[int, ...]
     flip: float
     generator: torch.Generator
+    independent: bool = False
 
     def __post_init__(self) -> None:
         if any(limit < 0 for limit in self.limits) or not 0 <= self.flip <= 1:
             raise UsageError("Jitter needs limits >= 0 and a probability of flips, 0 to 1.")
 
-    def draw(self, index: int) -> Move:
-        """Draw the move of a step of round `index`."""
-        limit = self.limits[index]
-        offset = int(torch.randint(-limit, limit + 1, (), generator=self.generator))
-        return Move(offset, torch.rand((), generator=self.generator).item() < self.flip)
-
     def show(self, images: Tensor, index: int) -> Tensor:
         """Return the images [n, C, H, W] as shown at a step of round `index`, differentiable."""
         return self.draw(index).show(images)
+
+    def draw(self, index: int) -> View:
+        """Draw how the images are shown at a step of round `index`."""
+        down = self._offset(index)
+        right = self._offset(index) if self.independent else down
+        return View(down, right, torch.rand((), generator=self.generator).item() < self.flip)
+
+    def _offset(self, index: int) -> int:
+        limit = self.limits[index]
+        return int(torch.randint(-limit, limit + 1, (), generator=self.generator))
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,8 @@ class LoopSettings:
     which the rate rises linearly, before a half cosine takes it to zero; precision: of the forward passes, `fp32`
     or `bf16` (autocast; pixels, losses and Adam stay in fp32); rounds: how often the schedule runs, each time over
     an equal share of the steps, while Adam's moments live on; weight_decay: of AdamW, plain Adam where it is 0;
-    floor: the factor on the learning rate that the cosine falls to."""
+    floor: the factor on the learning rate that the cosine falls to; constant: whether the rate stays at its peak
+    after the warm-up instead."""
 
     iterations: int
     learning_rate: float
@@ -88,6 +96,7 @@ class LoopSettings:
     rounds: int = 1
     weight_decay: float = 0.0
     floor: float = 0.0
+    constant: bool = False
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.learning_rate <= 0 or not 0 <= self.warmup < 1:
@@ -103,14 +112,20 @@ class LoopSettings:
         """Return the round a step belongs to, both counted from 0."""
         return min(step * self.rounds // self.iterations, self.rounds - 1)
 
+    def span(self, index: int) -> range:
+        """Return the steps of round `index`."""
+        first, end = (-(-i * self.iterations // self.rounds) for i in (index, index + 1))
+        return range(first, end)
+
     def rate(self, step: int) -> float:
         """Return the factor on the learning rate at a step counted from 0."""
-        index = self.round_of(step)
-        first, end = (-(-i * self.iterations // self.rounds) for i in (index, index + 1))
-        step, steps = step - first, end - first
+        span = self.span(self.round_of(step))
+        step, steps = step - span.start, len(span)
         rise = round(self.warmup * steps)
         if step < rise:
             return (step + 1) / rise
+        if self.constant:
+            return 1.0
         wave = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
         return self.floor + (1 - self.floor) * wave
 

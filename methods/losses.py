@@ -1,4 +1,4 @@
-"""Loss terms that several synthesis methods share: total variation and soft cross-entropy."""
+"""Loss terms that several synthesis methods share, total variation and soft cross-entropy, and their targets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from methods.contracts import SynthesisContext
 
 _PSAQ_PIXELS = 32 * 224 * 224
 
@@ -30,6 +33,12 @@ def variation_target(images: Tensor, generator: torch.Generator) -> float:
     pixels = images.shape[0] * images.shape[-2] * images.shape[-1]
     draw = torch.rand((), generator=generator).item()
     return (2500 + 500 * draw) * math.sqrt(pixels / _PSAQ_PIXELS)
+
+
+def random_classes(count: int, context: SynthesisContext) -> Tensor:
+    """Draw one class per image, uniformly; return one-hot targets [count, classes] on the run's device."""
+    labels = torch.randint(context.classes, (count,), generator=context.generator)
+    return functional.one_hot(labels, context.classes).float().to(context.device)
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

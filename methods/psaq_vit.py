@@ -11,21 +11,19 @@ models; clamping to the model's own pixel box, where the code has ImageNet's for
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from methods.architecture import attention_sites
-from methods.attention import attention_outputs
 from methods.contracts import ImageSpace, Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.loop import PUBLISHED_SIDE, Jitter, LoopSettings, optimize_images
-from methods.losses import soft_cross_entropy, total_variation, variation_target
-from methods.patch_similarity import DensityLaw, patch_similarity_entropy, smallest_similarity, unit_tokens
+from methods.losses import random_classes, soft_cross_entropy, total_variation, variation_target
+from methods.patch_entropy import PatchEntropy
+from methods.patch_similarity import DensityLaw
 
 
 @dataclass(frozen=True)
@@ -111,39 +109,19 @@ class _Objective:
     """The loss of one synthesis: its classes and v0 are drawn at the start."""
 
     def __init__(self, model: nn.Module, config: PSAQViTConfig, context: SynthesisContext) -> None:
-        self.model, self.config, self.context = model, config, context
-        self.law = DensityLaw(config.bandwidth, config.points)
-        self.sites = attention_sites(model) if config.pse_weight > 0 else []
-        labels = torch.randint(context.classes, (config.images,), generator=context.generator)
-        self.targets = functional.one_hot(labels, context.classes).float().to(context.device)
+        self.config = config
+        law = DensityLaw(config.bandwidth, config.points)
+        self.entropy = PatchEntropy(model, law, config.pse_weight, context.micro_batch)
+        self.targets = random_classes(config.images, context)
         shape = torch.empty((config.images, *context.space.shape), device="meta")
         self.variation_target = variation_target(shape, context.generator)
 
     def __call__(self, shown: Tensor, step: int) -> Iterator[dict[str, Tensor]]:
         """Yield the weighted terms of one step, a micro-batch of images at a time."""
-        groups = shown.split(self.context.micro_batch), self.targets.split(self.context.micro_batch)
-        smallest = self._smallest(groups[0])
-        for batch, targets in zip(*groups, strict=True):
-            logits, units = self._read(batch)
-            terms = {"oh": soft_cross_entropy(logits, targets).sum() / len(shown)}
-            if units:
-                entropies = [patch_similarity_entropy(u, self.law, s) for u, s in zip(units, smallest, strict=True)]
-                terms["pse"] = -self.config.pse_weight * torch.stack(entropies).sum() / len(shown)
-            yield terms
+        yield from self.entropy.terms(shown, self._classes)
         if self.config.tv_weight > 0:
             yield {"tv": self.config.tv_weight * (total_variation(shown) - self.variation_target).abs()}
 
-    def _smallest(self, batches: Sequence[Tensor]) -> list[float | None]:
-        """Return the batch's least similarity at each site, by a pass ahead; None where one micro-batch is all."""
-        if len(batches) == 1 or not self.sites:
-            return [None] * len(self.sites)
-        with torch.no_grad():
-            found = [[smallest_similarity(unit) for unit in self._read(batch)[1]] for batch in batches]
-        return [min(least) for least in zip(*found, strict=True)]
-
-    def _read(self, batch: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Return the logits and the unit tokens of every site."""
-        with attention_outputs(self.sites) as outputs:
-            logits = self.model(batch)
-        pairs = zip(self.sites, outputs, strict=True)
-        return logits, [unit_tokens(output, max(1, site.prefix)) for site, output in pairs]
+    def _classes(self, logits: Tensor, rows: slice) -> dict[str, Tensor]:
+        """Return L_OH of a micro-batch."""
+        return {"oh": soft_cross_entropy(logits, self.targets[rows]).sum() / self.config.images}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from methods.architecture import AttentionSite, attention_sites
 from methods.attention import attention_maps
 from methods.errors import UsageError
-from methods.loop import Move
+from methods.loop import View
 from spdfq.priors import PriorLaw
 
 
@@ -33,12 +33,12 @@ class Alignment:
     depth_weight: bool = True
     class_token_share: bool = False
 
-    def moved(self, move: Move, height: int) -> Alignment:
-        """Return the alignment of images of `height` pixels shown under a move: the priors go along with them."""
-        priors = [
-            moved_prior(prior, site.grid, move.offset * site.grid[0] / height, move.flipped)
-            for site, prior in zip(self.sites, self.priors, strict=True)
-        ]
+    def seen(self, view: View, size: tuple[int, int]) -> Alignment:
+        """Return the alignment of images of a size (height, width) shown in a view: the priors go along with them."""
+        priors = []
+        for site, prior in zip(self.sites, self.priors, strict=True):
+            offset = view.down * site.grid[0] / size[0], view.right * site.grid[1] / size[1]
+            priors.append(moved_prior(prior, site.grid, offset, view.flipped))
         return replace(self, priors=priors)
 
     def loss(self, maps: Sequence[Tensor], start: int) -> Tensor:
@@ -56,15 +56,15 @@ class Alignment:
         return total
 
 
-def moved_prior(prior: Tensor, grid: tuple[int, int], offset: float, flipped: bool) -> Tensor:
-    """Return priors [..., rows*columns] rolled by `offset` cells along both axes, then flipped left to right.
+def moved_prior(prior: Tensor, grid: tuple[int, int], offset: tuple[float, float], flipped: bool) -> Tensor:
+    """Return priors [..., rows*columns] rolled by offsets (rows, columns) in cells, then flipped left to right.
 
     Between two whole offsets the map is interpolated linearly, so every sum stays.
     """
-    whole = math.floor(offset)
-    share = offset - whole
     shown: Tensor = prior.unflatten(-1, grid)
-    for axis in (-2, -1):
+    for axis, distance in zip((-2, -1), offset, strict=True):
+        whole = math.floor(distance)
+        share = distance - whole
         shown = (1 - share) * shown.roll(whole, axis) + share * shown.roll(whole + 1, axis)
     return (shown.flip(-1) if flipped else shown).flatten(-2)
 

@@ -19,7 +19,7 @@ from methods.architecture import AttentionSite
 from methods.attention import attention_maps
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError, unknown_name
-from methods.loop import PUBLISHED_SIDE, Jitter, LoopSettings, Move, optimize_images
+from methods.loop import PUBLISHED_SIDE, Jitter, LoopSettings, View, optimize_images
 from methods.losses import soft_cross_entropy, total_variation, variation_target
 from spdfq.ablation import ROWS
 from spdfq.apa import Alignment, check_movable, deep_sites, draw_priors, measured_priors
@@ -93,8 +93,8 @@ class SPDFQConfig:
         """Return the settings of the shared loop."""
         return LoopSettings(self.iterations, self.learning_rate, warmup=self.warmup, precision=self.precision)
 
-    def moves(self, context: SynthesisContext) -> Jitter | None:
-        """Return what draws the moves of the steps, None where images stay in place."""
+    def views(self, context: SynthesisContext) -> Jitter | None:
+        """Return what draws the views of the steps, None where images stay in place."""
         limit = round(self.jitter * context.space.height / PUBLISHED_SIDE)
         return Jitter((limit,), self.flip, context.generator) if limit or self.flip else None
 
@@ -174,7 +174,7 @@ class _Objective:
             targets = hard_labels(self.relevant, context.classes)
         self.targets = targets.to(device)
         sites = deep_sites(model, config.first_layer) if config.apa and config.alpha1 > 0 else []
-        self.jitter = config.moves(context)
+        self.jitter = config.views(context)
         if self.jitter:
             check_movable(sites)
         self.alignment = Alignment(sites, self._priors(sites), config.depth_weight, config.class_token_share)
@@ -234,12 +234,12 @@ class _Objective:
         if self.config.redraw_regions and self.regions and step > 0:
             self._redraw()
         visited = self._visited()
-        move = self.jitter.draw(0) if self.jitter else None
-        alignment = self.alignment.moved(move, self.context.space.height) if move else self.alignment
+        view = self.jitter.draw(0) if self.jitter else None
+        alignment = self.alignment.seen(view, self.context.space.shape[1:]) if view else self.alignment
         views = len(images) + len(visited)
         for start in range(0, views, self.context.micro_batch):
             stop = min(start + self.context.micro_batch, views)
-            yield self._terms(images, visited, start, stop, alignment, move)
+            yield self._terms(images, visited, start, stop, alignment, view)
         if self.config.tv_weight > 0:
             yield {"tv": self.config.tv_weight * (total_variation(images) - self.variation_target).abs()}
 
@@ -259,7 +259,7 @@ class _Objective:
         self.regions = moved
 
     def _terms(
-        self, images: Tensor, visited: list[int], start: int, stop: int, alignment: Alignment, move: Move | None
+        self, images: Tensor, visited: list[int], start: int, stop: int, alignment: Alignment, view: View | None
     ) -> dict[str, Tensor]:
         """Return alpha1 L_APA and L_SL of the views start..stop (whole images, then the visited regions), as
         shares of the whole step's terms."""
@@ -269,7 +269,7 @@ class _Objective:
         batch = torch.cat([whole, crops(images, [self.regions[i] for i in parts], self.config.interpolation)])
         targets = torch.cat([self.targets[start : start + len(whole)], self.targets[[count + i for i in parts]]])
         with attention_maps(alignment.sites if len(whole) else [], len(whole)) as maps:
-            logits = self.model(move.show(batch) if move else batch)
+            logits = self.model(view.show(batch) if view else batch)
         terms = {"sl": soft_cross_entropy(logits, targets).sum() / (count + len(visited))}
         if maps:
             terms["apa"] = self.config.alpha1 * alignment.loss(maps, start) * (len(whole) / count)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from methods.contracts import ImageSpace, silent
 from methods.errors import UsageError
-from methods.loop import DivergenceError, Jitter, LoopSettings, optimize_images
+from methods.loop import DivergenceError, Jitter, LoopSettings, View, optimize_images
 
 HALF = ImageSpace(4, 4, (0.5,) * 3, (0.5,) * 3)
 IMAGENET = ImageSpace(4, 4, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -41,6 +41,12 @@ def test_schedule_of_two_rounds_by_hand() -> None:
     for rounds in (0, 12):
         with pytest.raises(UsageError, match="rounds <= iterations"):
             LoopSettings(11, 0.2, rounds=rounds)
+
+
+def test_a_constant_rate_stays_at_its_peak_after_the_warm_up() -> None:
+    settings = LoopSettings(10, 0.2, warmup=0.2, constant=True)
+    assert [settings.rate(step) for step in range(10)] == [0.5] + [1.0] * 9
+    assert {LoopSettings(4, 0.2, warmup=0.0, constant=True).rate(step) for step in range(4)} == {1.0}
 
 
 def shown_by_hand(images: Tensor, offset: int, flipped: bool) -> Tensor:
@@ -71,6 +77,20 @@ def test_jitter_rolls_both_axes_alike_and_the_gradient_comes_back(flip: float) -
             expected = (shown_by_hand(mark, offset, flip == 1.0) * weights).sum((2, 3))
             assert torch.equal(images.grad[:, :, i, j], expected)
     assert offsets == {-3, -2, -1, 0, 1, 2, 3}
+
+
+def test_independent_axes_take_an_offset_each_rows_first() -> None:
+    jitter, draws = Jitter((3,), 0.5, torch.Generator().manual_seed(0), independent=True), torch.Generator()
+    draws.manual_seed(0)
+    views = [jitter.draw(0) for _ in range(50)]
+    for view in views:
+        down, right = (int(torch.randint(-3, 4, (), generator=draws)) for _ in range(2))
+        assert view == View(down, right, torch.rand((), generator=draws).item() < 0.5)
+    assert {view.down for view in views} == {view.right for view in views} == set(range(-3, 4))
+    marked = torch.zeros(1, 1, 7, 7)
+    marked[0, 0, 1, 2] = 1
+    assert View(down=2, right=-1).show(marked).nonzero().tolist() == [[0, 0, 3, 1]]
+    assert View(down=-2, right=6, flipped=True).show(marked).nonzero().tolist() == [[0, 0, 6, 5]]
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_every_prefix_token_is_left_out() -> None:
     found: list[int] = []
     for model in (tiny_distilled(), tiny_vit(reg_tokens=3), VIT, tiny_vit(class_token=False, global_pool="avg")):
         objective = _Objective(model, CONFIG, context())
-        found.append(objective._read(noise(1))[1][0].shape[2])
+        found.append(objective.entropy._read(noise(1))[1][0].shape[2])
     assert found == [16, 16, 16, 15]
 
 

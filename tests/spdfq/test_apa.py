@@ -11,7 +11,7 @@ from torch import Tensor
 
 from methods.architecture import attention_sites
 from methods.attention import attention_maps
-from methods.loop import Move
+from methods.loop import View
 from spdfq.apa import Alignment, deep_sites, draw_priors, moved_prior
 from spdfq.priors import PriorLaw
 
@@ -162,13 +162,13 @@ def test_gradient_reaches_the_pixels_as_finite_differences_say(kind: str) -> Non
 def test_a_prior_moves_as_a_slow_loop_says_and_keeps_its_sum(offset: float, flipped: bool) -> None:
     rows, columns = 3, 4
     prior = torch.rand((2, rows * columns), generator=seeded(0), dtype=torch.float64)
-    found = moved_prior(prior, (rows, columns), offset, flipped)
+    found = moved_prior(prior, (rows, columns), (offset, 0.5 - offset), flipped)
     expected = torch.zeros(2, rows, columns, dtype=torch.float64)
     for row in range(rows):
         for column in range(columns):
-            for down in range(-8, 9):
-                for right in range(-8, 9):
-                    share = max(0.0, 1 - abs(down - offset)) * max(0.0, 1 - abs(right - offset))
+            for down in range(-9, 10):
+                for right in range(-9, 10):
+                    share = max(0.0, 1 - abs(down - offset)) * max(0.0, 1 - abs(right - 0.5 + offset))
                     expected[:, (row + down) % rows, (column + right) % columns] += (
                         share * prior[:, row * columns + column]
                     )
@@ -181,8 +181,8 @@ def test_a_prior_moves_as_a_slow_loop_says_and_keeps_its_sum(offset: float, flip
 def test_priors_move_by_whole_patches_as_the_image_does() -> None:
     sites = deep_sites(MODELS["vit"], 0.5)
     priors = draw_priors(sites, 2, PriorLaw(), seeded(0))
-    move = Move(offset=8, flipped=True)  # two patches of 4 px
-    moved = Alignment(sites, priors).moved(move, height=16)
+    view = View(down=8, right=4, flipped=True)  # two patches of 4 px, and one
+    moved = Alignment(sites, priors).seen(view, (16, 16))
     for before, after in zip(priors, moved.priors, strict=True):
         pictures = before.reshape(2, -1, 4, 4).repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
-        assert torch.equal(move.show(pictures)[..., ::4, ::4].flatten(2), after.reshape(2, -1, 16))
+        assert torch.equal(view.show(pictures)[..., ::4, ::4].flatten(2), after.reshape(2, -1, 16))

@@ -120,9 +120,9 @@ def test_first_losses_equal_the_paper_formula_view_by_view(
     assert made.losses["tv"] == [pytest.approx(0.05 * abs(variation - objective.variation_target), rel=1e-5)]
 
 
-def test_under_a_move_views_and_priors_move_alike(spied: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_regions_and_priors_move_alike(spied: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     still = synthesize(iterations=1)
-    monkeypatch.setattr(loop.Jitter, "draw", lambda self, index: loop.Move(4, True))  # one patch
+    monkeypatch.setattr(loop.Jitter, "draw", lambda self, index: loop.View(4, 4, True))  # one patch
     made = synthesize(iterations=1, jitter=56, flip=0.5)
     objective, regions = spied["objective"], made.extras["regions"]
     views = [view.roll((4, 4), (2, 3)).flip(3) for view in views_of(spied["start"], regions)]
@@ -141,17 +141,18 @@ def test_under_a_move_views_and_priors_move_alike(spied: dict[str, Any], monkeyp
 
 
 def test_jitter_is_drawn_anew_at_every_step_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[loop.Move] = []
-    original = loop.Move.show
+    drawn: list[loop.View] = []
+    original = loop.View.show
 
-    def watched(move: loop.Move, images: Tensor) -> Tensor:
-        drawn.append(move)
-        return original(move, images)
+    def watched(view: loop.View, images: Tensor) -> Tensor:
+        drawn.append(view)
+        return original(view, images)
 
-    monkeypatch.setattr(loop.Move, "show", watched)
+    monkeypatch.setattr(loop.View, "show", watched)
     synthesize(iterations=60, images=1, msr=False, apa=False, jitter=28, flip=0.5)
-    assert {move.offset for move in drawn} == {-2, -1, 0, 1, 2}
-    assert {move.flipped for move in drawn} == {False, True}
+    assert {view.down for view in drawn} == {-2, -1, 0, 1, 2}
+    assert all(view.down == view.right for view in drawn)
+    assert {view.flipped for view in drawn} == {False, True}
 
 
 def test_jitter_is_refused_where_priors_cannot_follow() -> None:

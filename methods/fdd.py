@@ -1,0 +1,150 @@
+"""The method `fdd`: FDD-DFQ-ViT, patch-similarity synthesis that learns coarse shapes before fine detail.
+
+PRCV 2023, its authors' public code. L = L_OH + L_PSE + 0.05 L_TV of PSAQ-ViT (`methods.psaq_vit`), but the model
+sees images through a filter of their spectrum, in five rounds that let ever more of it pass. In the first half of
+a round it is a disk: |F^-1 M F x| of the pixels x, M one where the distance to the centre of the shifted spectrum
+is within a radius. In the second half it is a ring, and the classes are learned in halves from the label and from
+what the model makes of the disk: 1/2 CE + 1/2 KL(softmax(F(disk)) || softmax(F(ring))), the first without gradient.
+Inferred: both edges of a ring belong to it; radii and jitter in proportion to half the shorter side, since the code
+knows 224 px alone; the fewer steps of the embedded models; what `psaq_vit` infers of variation and tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from methods.contracts import ImageSpace, Method, SynthesisContext, SyntheticImages
+from methods.errors import UsageError
+from methods.loop import Jitter, LoopSettings, optimize_images
+from methods.losses import random_classes, soft_cross_entropy, total_variation, variation_target
+from methods.patch_entropy import PatchEntropy
+from methods.patch_similarity import DensityLaw
+from methods.spectrum import Ring, filtered
+
+ROUNDS = (
+    (Ring(0.0, 0.2), Ring(0.1, 0.4)),
+    (Ring(0.0, 0.3), Ring(0.2, 0.5)),
+    (Ring(0.0, 0.4), Ring(0.3, 0.6)),
+    (Ring(0.0, 0.5), Ring(0.4, 0.7)),
+    (Ring(0.0, 0.6), Ring(0.0, 1.0)),
+)
+"""What passes in the two halves of every round (code)."""
+
+
+@dataclass(frozen=True)
+class FDDConfig:
+    """Settings of FDD-DFQ-ViT; defaults are its public code's.
+
+    images: how many; iterations: Adam steps in all, in five equal rounds; learning_rate: peak rate in normalized
+    pixel values (0.20, Swin 0.25); warmup: share of a round's steps it rises over; beta1, beta2: Adam's; jitter:
+    how far the largest roll grows from zero over five rounds, in half sides; flip: probability of a horizontal
+    flip; distilled: share of the KL divergence in the second half of a round; pse_weight, tv_weight: of L_PSE and
+    L_TV; bandwidth, points: of the density (`methods.patch_similarity`); precision: of the forward passes.
+    """
+
+    images: int = 32
+    iterations: int = 1000
+    learning_rate: float = 0.2
+    warmup: float = 0.2
+    beta1: float = 0.5
+    beta2: float = 0.9
+    jitter: float = 0.3
+    flip: float = 0.5
+    distilled: float = 0.5
+    pse_weight: float = 1.0
+    tv_weight: float = 0.05
+    bandwidth: float = 0.01
+    points: int = 10
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or min(self.pse_weight, self.tv_weight, self.jitter) < 0:
+            raise UsageError("fdd needs images >= 1, and pse_weight, tv_weight and jitter >= 0.")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and 0 <= self.distilled <= 1 and 0 <= self.flip <= 1):
+            raise UsageError("fdd needs beta1 and beta2 from 0 to below 1, distilled and flip from 0 to 1.")
+        self.loop(), DensityLaw(self.bandwidth, self.points)
+
+    def loop(self) -> LoopSettings:
+        """Return the settings of the shared loop."""
+        betas = (self.beta1, self.beta2)
+        return LoopSettings(self.iterations, self.learning_rate, betas, self.warmup, self.precision, len(ROUNDS))
+
+    def limits(self, space: ImageSpace) -> tuple[int, ...]:
+        """Return the largest roll of every round, in pixels of the model's images."""
+        half = min(space.height, space.width) / 2
+        return tuple(int(half * self.jitter * index / len(ROUNDS)) for index in range(len(ROUNDS)))
+
+
+class FDD(Method):
+    """Frequency-domain curriculum on patch-similarity synthesis."""
+
+    name = "fdd"
+    version = 1
+    paper = "FDD-DFQ-ViT (PRCV 2023)"
+    config_class = FDDConfig
+    inferred = "edges of the rings; radii and jitter for other sizes than 224 px"
+    space: ClassVar = {
+        "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},
+        "pse_weight": {"min": 0.01, "max": 10.0, "scaling": "log"},
+        "tv_weight": {"min": 0.005, "max": 0.5, "scaling": "log"},
+        "distilled": {"min": 0.0, "max": 1.0},
+    }
+
+    def default_config(self, model: str) -> FDDConfig:
+        """Return the code's defaults with Swin's own learning rate; 100 steps for the embedded models."""
+        rate, steps = 0.25 if model.startswith("swin") else 0.2, 100 if model.endswith("_digits") else 1000
+        return FDDConfig(learning_rate=rate, iterations=steps)
+
+    def image_passes(self, config: FDDConfig) -> float:
+        """Count every image at every step, and a forward pass, a third of it, more in the second halves."""
+        return config.iterations * config.images * (1 + 1 / 6)
+
+    def synthesize(self, model: nn.Module, config: FDDConfig, context: SynthesisContext) -> SyntheticImages:
+        """Draw classes and noise, then optimise the pixels; refuses models without attention it understands."""
+        objective = _Objective(model, config, context)
+        start = torch.randn((config.images, *context.space.shape), generator=context.generator).to(context.device)
+        jitter = Jitter(config.limits(context.space), config.flip, context.generator)
+        images, losses = optimize_images(start, objective, config.loop(), context.space, context.report, jitter)
+        targets = objective.targets.cpu()
+        return SyntheticImages(images.cpu(), targets, losses, {"labels": targets.argmax(dim=1)})
+
+
+class _Objective:
+    """The loss of one synthesis: its classes and v0 are drawn at the start."""
+
+    def __init__(self, model: nn.Module, config: FDDConfig, context: SynthesisContext) -> None:
+        self.model, self.config, self.space, self.loop = model, config, context.space, config.loop()
+        law = DensityLaw(config.bandwidth, config.points)
+        self.entropy = PatchEntropy(model, law, config.pse_weight, context.micro_batch)
+        self.targets = random_classes(config.images, context)
+        shape = torch.empty((config.images, *context.space.shape), device="meta")
+        self.variation_target = variation_target(shape, context.generator)
+
+    def __call__(self, shown: Tensor, step: int) -> Iterator[dict[str, Tensor]]:
+        """Yield the weighted terms of one step, a micro-batch of images at a time."""
+        index = self.loop.round_of(step)
+        span, (disk, ring) = self.loop.span(index), ROUNDS[index]
+        second = 2 * (step - span.start) >= len(span)
+        look = partial(filtered, ring=ring if second else disk, space=self.space)
+        guide = filtered(shown.detach(), disk, self.space) if second and self.config.distilled > 0 else None
+        yield from self.entropy.terms(shown, partial(self._classes, guide), look)
+        if self.config.tv_weight > 0:
+            yield {"tv": self.config.tv_weight * (total_variation(look(shown)) - self.variation_target).abs()}
+
+    def _classes(self, guide: Tensor | None, logits: Tensor, rows: slice) -> dict[str, Tensor]:
+        """Return the terms of a micro-batch's logits: from the labels, and from the model's word on the guide."""
+        from_labels = soft_cross_entropy(logits, self.targets[rows]).sum() / self.config.images
+        if guide is None:
+            return {"oh": from_labels, "kl": torch.zeros_like(from_labels)}
+        with torch.no_grad():
+            wanted = self.model(guide[rows]).log_softmax(dim=1)
+        divergence = functional.kl_div(logits.log_softmax(dim=1), wanted, reduction="sum", log_target=True)
+        share = self.config.distilled
+        return {"oh": (1 - share) * from_labels, "kl": share * divergence / self.config.images}

@@ -1,0 +1,144 @@
+"""The method `psaq_vit_v2`: PSAQ-ViT V2, images on which a quantized student and its teacher differ.
+
+Li, Chen, Xiao, Gu, "PSAQ-ViT V2: Towards Accurate and General Data-Free Quantization for Vision Transformers",
+TNNLS 2023. No classes: L = -D + L_PSE + 0.05 L_TV, with the discrepancy D = mean |F(x) - Q(x)| of the logits of the
+model F and of a quantized student Q, and L_PSE and L_TV of PSAQ-ViT (`methods.psaq_vit`). Steps alternate: the
+images maximise D, the student, whose weights learn straight through its quantizers, minimises it. Its code was
+never released. Inferred: all settings but PSAQ-ViT's own; the student's bits, which are those of a synthesis and not
+of what is quantized with its images; its min-max ranges, set anew on the images before each of its steps
+(`methods.student`); Adam; that the student answers the images as shown; L_TV as the TV-like prior of the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from methods.contracts import ImageSpace, Method, SynthesisContext, SyntheticImages
+from methods.errors import UsageError
+from methods.loop import Jitter, LoopSettings, optimize_images
+from methods.losses import total_variation, variation_target
+from methods.patch_entropy import PatchEntropy
+from methods.patch_similarity import DensityLaw
+from methods.quant.bits import Bits
+from methods.student import Student
+
+_PUBLISHED_SIDE = 224
+
+
+@dataclass(frozen=True)
+class PSAQViTV2Config:
+    """Settings of PSAQ-ViT V2; defaults are PSAQ-ViT's where it has them, else our choice.
+
+    images: how many; iterations: image steps in all, in `rounds` equal rounds; learning_rate: peak rate of the
+    pixels in normalized values (0.20, Swin 0.25); warmup: share of a round's steps it rises over; beta1, beta2:
+    Adam's; jitter: largest roll of the first round in pixels of a 224 px image, twice as far in the second and so
+    on; flip: probability of a horizontal flip; discrepancy_weight, pse_weight, tv_weight: of D, L_PSE and L_TV;
+    student_bits: of the student (the paper's lower setting); student_rate: its learning rate; student_steps: its
+    steps between two image steps; bandwidth, points: of the density (`methods.patch_similarity`); precision: of
+    the forward passes of image steps.
+    """
+
+    images: int = 32
+    iterations: int = 1000
+    rounds: int = 2
+    learning_rate: float = 0.2
+    warmup: float = 0.2
+    beta1: float = 0.5
+    beta2: float = 0.9
+    jitter: int = 15
+    flip: float = 0.5
+    discrepancy_weight: float = 1.0
+    pse_weight: float = 1.0
+    tv_weight: float = 0.05
+    student_bits: str = "w4a8"
+    student_rate: float = 4e-5
+    student_steps: int = 1
+    bandwidth: float = 0.01
+    points: int = 10
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or min(self.discrepancy_weight, self.pse_weight, self.tv_weight, self.jitter) < 0:
+            raise UsageError("psaq_vit_v2 needs images >= 1, jitter >= 0 and weights >= 0.")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and 0 <= self.flip <= 1):
+            raise UsageError("psaq_vit_v2 needs beta1 and beta2 from 0 to below 1, and flip from 0 to 1.")
+        if self.student_steps < 0 or self.student_rate <= 0 or Bits.parse(self.student_bits).float:
+            raise UsageError("psaq_vit_v2 needs student_steps >= 0, student_rate > 0 and a student that is quantized.")
+        self.loop(), DensityLaw(self.bandwidth, self.points)
+
+    def loop(self) -> LoopSettings:
+        """Return the settings of the shared loop."""
+        betas = (self.beta1, self.beta2)
+        return LoopSettings(self.iterations, self.learning_rate, betas, self.warmup, self.precision, self.rounds)
+
+    def limits(self, space: ImageSpace) -> tuple[int, ...]:
+        """Return the largest roll of every round, in pixels of the model's images."""
+        scale = self.jitter * min(space.height, space.width) / _PUBLISHED_SIDE
+        return tuple(round(scale * (index + 1)) for index in range(self.rounds))
+
+
+class PSAQViTV2(Method):
+    """Adaptive teacher-student synthesis."""
+
+    name = "psaq_vit_v2"
+    version = 1
+    paper = "PSAQ-ViT V2 (TNNLS 2023)"
+    config_class = PSAQViTV2Config
+    inferred = "all but the losses' form: the student's bits, ranges, rate and steps, weights of the terms, schedule"
+    space: ClassVar = {
+        "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},
+        "discrepancy_weight": {"min": 0.01, "max": 100.0, "scaling": "log"},
+        "pse_weight": {"min": 0.01, "max": 10.0, "scaling": "log"},
+        "student_rate": {"min": 1e-6, "max": 1e-3, "scaling": "log"},
+        "student_bits": {"choices": ["w4a4", "w4a8", "w8a8"]},
+    }
+
+    def default_config(self, model: str) -> PSAQViTV2Config:
+        """Return the defaults with Swin's own learning rate; 100 steps for the embedded models."""
+        rate, steps = 0.25 if model.startswith("swin") else 0.2, 100 if model.endswith("_digits") else 1000
+        return PSAQViTV2Config(learning_rate=rate, iterations=steps)
+
+    def image_passes(self, config: PSAQViTV2Config) -> float:
+        """Count an image step as a pass of each network and a forward pass, a third of one, for the ranges; a step
+        of the student as one and the teacher's forward pass."""
+        return config.iterations * config.images * (2 + 1 / 3 + config.student_steps * (1 + 1 / 3))
+
+    def synthesize(self, model: nn.Module, config: PSAQViTV2Config, context: SynthesisContext) -> SyntheticImages:
+        """Optimise the pixels from noise, against a student that learns; refuses models it cannot quantize."""
+        objective = _Objective(model, config, context)
+        start = torch.randn((config.images, *context.space.shape), generator=context.generator).to(context.device)
+        jitter = Jitter(config.limits(context.space), config.flip, context.generator)
+        images, losses = optimize_images(start, objective, config.loop(), context.space, context.report, jitter)
+        return SyntheticImages(images.cpu(), losses=losses)
+
+
+class _Objective:
+    """The loss of one synthesis, and the student it is made against."""
+
+    def __init__(self, model: nn.Module, config: PSAQViTV2Config, context: SynthesisContext) -> None:
+        self.config = config
+        law = DensityLaw(config.bandwidth, config.points)
+        self.entropy = PatchEntropy(model, law, config.pse_weight, context.micro_batch)
+        self.student = Student(model, Bits.parse(config.student_bits), config.student_rate, context.micro_batch)
+        shape = torch.empty((config.images, *context.space.shape), device="meta")
+        self.variation_target = variation_target(shape, context.generator)
+
+    def __call__(self, shown: Tensor, step: int) -> Iterator[dict[str, Tensor]]:
+        """Let the student answer the last image step, then yield the weighted terms of this one."""
+        self.student.calibrate(shown)
+        for _ in range(self.config.student_steps if step else 0):
+            self.student.learn(shown)
+        yield from self.entropy.terms(shown, partial(self._discrepancy, shown))
+        if self.config.tv_weight > 0:
+            yield {"tv": self.config.tv_weight * (total_variation(shown) - self.variation_target).abs()}
+
+    def _discrepancy(self, shown: Tensor, logits: Tensor, rows: slice) -> dict[str, Tensor]:
+        """Return -D of a micro-batch, from the model's logits and the student's."""
+        apart = (logits - self.student(shown[rows])).abs().sum() / (len(shown) * logits.shape[1])
+        return {"discrepancy": -self.config.discrepancy_weight * apart}

@@ -1,0 +1,114 @@
+"""The method `smi`: sparse model inversion, `dmi` on ever fewer patches.
+
+Hu et al., "Sparse Model Inversion: Efficient Inversion of Vision Transformers for Data-Free Applications", ICML
+2024. At its points the patches that get the least attention from the class token in the last block, mean over
+heads, are removed for good behind the positional embedding (`methods.pruning`): later steps work on fewer tokens.
+The attention is that of the step before; both steps show the images as they are, at all others the remaining
+patches follow rolls and flips to the nearest patch. In the end pruned patches are zero, the mean colour. Inferred,
+beside what `dmi` is: how points and counts are rounded, and that short runs draw the points together. The code
+calibrates quantizers on the kept patches alone; here a backend is given whole images, zeros included.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from methods.architecture import attention_sites
+from methods.attention import attention_maps
+from methods.contracts import SynthesisContext, SyntheticImages
+from methods.dmi import DMI, DMIConfig, InversionLoss
+from methods.errors import UsageError
+from methods.loop import View
+from methods.pruning import erased, followed, only_patches, strongest
+
+_LAST_POINT = 0.75
+
+
+@dataclass(frozen=True)
+class SMIConfig(DMIConfig):
+    """Settings of sparse inversion: those of dense inversion, and when how much is pruned.
+
+    prune_at: steps, counted from 0, from which on there are fewer patches; a run that is not a third longer than the
+    last of them draws them together in proportion, to leave a quarter of its steps behind the last; prune_ratio: the
+    share of the remaining patches that goes at each.
+    """
+
+    prune_at: str = "50,100,200,300"
+    prune_ratio: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(word.strip().isdecimal() for word in self.prune_at.split(",")):
+            raise UsageError(f"smi.prune_at is a list of steps such as 50,100, not {self.prune_at!r}.")
+        if not 0 < self.prune_ratio < 1:
+            raise UsageError("smi needs prune_ratio between 0 and 1.")
+
+    def points(self) -> list[int]:
+        """Return the first steps with fewer patches."""
+        written = [max(1, int(word)) for word in self.prune_at.split(",")]
+        scale = min(1.0, _LAST_POINT * self.iterations / max(written))
+        drawn = {max(1, round(scale * step)) for step in written}
+        return sorted(step for step in drawn if step < self.iterations)
+
+
+class _SparseLoss(InversionLoss):
+    """The loss on the patches that are left, which it prunes between steps."""
+
+    config: SMIConfig
+
+    def __init__(self, model: nn.Module, config: SMIConfig, context: SynthesisContext) -> None:
+        """Raises UsageError for models without a class token, whose attention ranks the patches."""
+        self.site = attention_sites(model)[-1]
+        if not self.site.class_token:
+            raise UsageError("smi ranks patches by the attention of the class token, and this model has none.")
+        super().__init__(model, config, context)
+        rows, columns = self.site.grid
+        self.patch = context.space.height // rows, context.space.width // columns
+        self.kept = torch.arange(rows * columns, device=context.device).expand(config.images, -1)
+        self.points, self.attention = set(config.points()), list[Tensor]()
+
+    def view(self, step: int) -> View:
+        """Show the images as they are around a point."""
+        return View() if {step, step + 1} & self.points else super().view(step)
+
+    def logits(self, batch: Tensor, rows: slice, view: View, step: int) -> Tensor:
+        """Pass the patches that are left through the model, and prune behind the last batch before a point."""
+        ranked = [self.site] if step + 1 in self.points else []
+        kept = followed(self.kept[rows], view, self.site.grid, self.patch)
+        with only_patches(self.model, kept), attention_maps(ranked, len(batch)) as maps:
+            logits = super().logits(batch, rows, view, step)
+        self.attention += [found.detach()[:, 0].mean(dim=1) for found in maps]
+        if ranked and rows.stop == self.config.images:
+            self.kept = strongest(self.kept, torch.cat(self.attention), self.config.prune_ratio)
+            self.attention.clear()
+        return logits
+
+
+class SMI(DMI):
+    """Sparse model inversion: pixels of those patches alone that the class token attends to."""
+
+    name = "smi"
+    paper = "SMI (ICML 2024)"
+    config_class = SMIConfig
+    inferred = "calibration on pruned patches too, as zeros; rolls for other sizes; clamping; points of short runs"
+    space: ClassVar = {**DMI.space, "prune_ratio": {"min": 0.1, "max": 0.5}}
+
+    def image_passes(self, config: SMIConfig) -> float:
+        """Count an image at a step as the share of its patches that is left."""
+        ends = [*config.points(), config.iterations]
+        spans = [end - start for start, end in itertools.pairwise([0, *ends])]
+        return config.images * sum(span * (1 - config.prune_ratio) ** done for done, span in enumerate(spans))
+
+    def synthesize(self, model: nn.Module, config: SMIConfig, context: SynthesisContext) -> SyntheticImages:
+        """Invert and prune; refuses models without a class token."""
+        loss = _SparseLoss(model, config, context)
+        made = loss.minimised()
+        kept = loss.kept.cpu()
+        made.images = erased(made.images, kept, loss.site.grid)
+        made.extras["kept"] = kept
+        return made

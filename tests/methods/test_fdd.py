@@ -1,0 +1,150 @@
+"""FDD as a whole: what the model sees, loss and gradient in every half of a round, against slow float64."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from test_psaq_vit import HALF, SWIN, VIT, context, slow_loss
+from test_spectrum import slowly_filtered
+from tiny_models import noise
+from torch import Tensor, nn
+from torch.nn import functional
+
+from methods.contracts import ImageSpace, SyntheticImages
+from methods.errors import UsageError
+from methods.fdd import FDD, ROUNDS, FDDConfig, _Objective
+
+CONFIG = FDDConfig(images=3, iterations=20, jitter=3.0)
+
+
+def synthesize(model: Any = VIT, seed: int = 0, micro_batch: int = 1 << 20, **changes: Any) -> SyntheticImages:
+    return FDD().synthesize(model, dataclasses.replace(CONFIG, **changes), context(seed, micro_batch))
+
+
+def slow_terms(
+    model: Any, images: Tensor, targets: Tensor, windows: list[int], place: tuple[int, int]
+) -> list[Tensor]:
+    """Return L_OH, KL and L_PSE of float64 images in one half of a round, by the definition."""
+    disk, _ = rings = ROUNDS[place[0]]
+    labels = targets.argmax(1)
+    seen = slow_loss(model, slowly_filtered(images, rings[place[1]], HALF), labels, windows)
+    if place[1] == 0:
+        return [seen["oh"], torch.zeros(()), seen["pse"]]
+    plain = copy.deepcopy(model).double()
+    wanted = plain(slowly_filtered(images.detach(), disk, HALF)).softmax(1)
+    found = plain(slowly_filtered(images, rings[1], HALF)).softmax(1)
+    divergence = sum(p * (p.log() - q.log()) for p, q in zip(wanted.flatten(), found.flatten(), strict=True)) / 3
+    return [0.5 * seen["oh"], 0.5 * torch.as_tensor(divergence), seen["pse"]]
+
+
+@pytest.mark.parametrize(("model", "windows"), [(VIT, [1, 1]), (SWIN, [4, 4, 1, 1])])
+@pytest.mark.parametrize(
+    ("step", "place", "micro_batch"),
+    [(1, (0, 0), 1 << 20), (2, (0, 1), 2), (13, (3, 0), 2), (14, (3, 1), 1 << 20), (18, (4, 1), 2)],
+)
+def test_loss_and_gradient_are_those_of_the_filtered_images(
+    step: int, place: tuple[int, int], model: Any, windows: list[int], micro_batch: int
+) -> None:
+    objective = _Objective(model, dataclasses.replace(CONFIG, tv_weight=0.0), context(micro_batch=micro_batch))
+    images = noise(3).requires_grad_(True)
+    terms = {"oh": 0.0, "kl": 0.0, "pse": 0.0}
+    for group in objective(images, step):
+        torch.stack(list(group.values())).sum().backward()
+        terms = {name: terms[name] + group[name].item() for name in terms}
+    exact = images.detach().double().requires_grad_(True)
+    expected = slow_terms(model, exact, objective.targets, windows, place)
+    torch.stack(expected).sum().backward()
+    assert list(terms.values()) == pytest.approx([value.item() for value in expected], abs=1e-4, rel=1e-4)
+    assert images.grad is not None
+    assert exact.grad is not None
+    size = exact.grad.abs().max().item()
+    # a kernel as narrow as 0.01 amplifies the rounding of what is left of an image within a ring
+    assert (images.grad.double() - exact.grad).abs().max().item() < 3e-3 * size
+
+
+def test_variation_is_that_of_the_filtered_images() -> None:
+    objective = _Objective(VIT, dataclasses.replace(CONFIG, pse_weight=0.0, tv_weight=0.1), context(micro_batch=2))
+    images = noise(3)
+    *_, last = list(objective(images, 2))
+    x = slowly_filtered(images.double(), ROUNDS[0][1], HALF)
+    shifts = (
+        x[..., 1:] - x[..., :-1],
+        x[..., 1:, :] - x[..., :-1, :],
+        x[..., 1:, 1:] - x[..., :-1, :-1],
+        x[..., 1:, :-1] - x[..., :-1, 1:],
+    )
+    variation = sum(shift.square().sum().sqrt().item() for shift in shifts)
+    assert last["tv"].item() == pytest.approx(0.1 * abs(variation - objective.variation_target), rel=1e-5)
+
+
+def test_without_distillation_the_disk_is_not_looked_at_in_the_second_half() -> None:
+    seen: list[int] = []
+    hook = VIT.register_forward_pre_hook(lambda *a: seen.append(1))
+    for share in (0.5, 0.0):
+        list(_Objective(VIT, dataclasses.replace(CONFIG, distilled=share), context())(noise(3), 2))
+        seen.append(0)
+    hook.remove()
+    assert seen == [1, 1, 0, 1, 0]
+
+
+def test_the_generator_alone_decides_and_micro_batches_change_nothing() -> None:
+    torch.manual_seed(1)
+    first = synthesize(SWIN, seed=7, iterations=6)
+    torch.manual_seed(2)
+    again, other = (synthesize(SWIN, seed=seed, iterations=6) for seed in (7, 8))
+    assert torch.equal(first.images, again.images)
+    assert first.losses == again.losses
+    assert (first.images - other.images).abs().mean().item() > 0.1
+    few: dict[str, Any] = {"iterations": 5, "learning_rate": 1e-3}
+    whole, parts = synthesize(VIT, **few), synthesize(VIT, micro_batch=2, **few)
+    assert (whole.images - parts.images).abs().mean().item() < 1e-5
+
+
+def test_a_synthesis_lowers_the_loss_of_its_classes_and_logs_every_step() -> None:
+    made = synthesize(pse_weight=0.0, tv_weight=0.0, iterations=100, jitter=0.0, flip=0.0)
+    labels = made.extras["labels"]
+    assert made.targets is not None
+    assert torch.equal(made.targets, functional.one_hot(labels, 10).float())
+    assert {name: len(values) for name, values in made.losses.items()} == {"oh": 100, "kl": 100}
+    assert made.losses["kl"][80:90] == [0.0] * 10
+    assert min(made.losses["kl"][90:]) > 0.0
+    start, end = made.losses["oh"][0], made.losses["oh"][89]
+    assert end < 0.2 * start
+    seen = VIT(slowly_filtered(made.images.double(), ROUNDS[4][0], HALF).float())
+    assert seen.argmax(1).tolist() == labels.tolist()
+
+
+def test_defaults_are_the_codes() -> None:
+    method, space = FDD(), ImageSpace(224, 224, (0.5,) * 3, (0.5,) * 3)
+    deit, swin = method.default_config("deit_t"), method.default_config("swin_t")
+    assert (deit.images, deit.iterations, deit.learning_rate, swin.learning_rate) == (32, 1000, 0.2, 0.25)
+    assert deit.limits(space) == (0, 6, 13, 20, 26)
+    rates = [deit.loop().rate(step) for step in (0, 39, 40, 120, 200, 240)]
+    assert rates == pytest.approx([0.025, 1.0, 1.0, 0.5, 0.025, 1.0])
+    assert method.image_passes(deit) == pytest.approx(32 * (1000 + 500 / 3))
+    assert [method.default_config(f"{name}_digits").iterations for name in ("vit", "swin")] == [100, 100]
+
+
+def test_models_without_known_attention_are_refused() -> None:
+    with pytest.raises(UsageError, match="Identity is not supported"):
+        synthesize(nn.Identity())
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"images": 0}, "images >= 1"),
+        ({"jitter": -0.1}, "jitter >= 0"),
+        ({"beta1": 1.0}, "beta1 and beta2"),
+        ({"distilled": 1.5}, "distilled and flip"),
+        ({"points": 1}, "points >= 2"),
+        ({"iterations": 4}, "rounds <= iterations"),
+    ],
+)
+def test_settings_out_of_range_are_refused(bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        FDDConfig(**bad)
