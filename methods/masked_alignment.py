@@ -39,13 +39,14 @@ class RowSample:
         """Return L_fb of every image, [n]: minus the entropy of a Gaussian with the variance of the rows' cosine
         similarities, from query and key [n, windows, heads, tokens, d]."""
         windows, queries = self.windows.to(query.device), self.queries.to(query.device)
-        query, key = query[:, windows].float(), key[:, windows].float()
-        rows = _logits(self.site, query[:, :, :, queries], key).softmax(dim=-1)
-        units = functional.normalize(rows.flatten(1, 3), dim=-1)
-        first, second = torch.triu_indices(units.shape[1], units.shape[1], 1, device=units.device)
-        similarities = (units @ units.transpose(1, 2))[:, first, second]
-        variance = similarities.var(dim=1, correction=0) + _LEAST_VARIANCE
-        return -0.5 * torch.log(2 * math.pi * math.e * variance)
+        with torch.autocast(query.device.type, enabled=False):
+            query, key = query[:, windows].float(), key[:, windows].float()
+            rows = _logits(self.site, query[:, :, :, queries], key).softmax(dim=-1)
+            units = functional.normalize(rows.flatten(1, 3), dim=-1)
+            first, second = torch.triu_indices(units.shape[1], units.shape[1], 1, device=units.device)
+            similarities = (units @ units.transpose(1, 2))[:, first, second]
+            variance = similarities.var(dim=1, correction=0) + _LEAST_VARIANCE
+            return -0.5 * torch.log(2 * math.pi * math.e * variance)
 
 
 def masked_difference(site: AttentionSite, exact: Operands, rough: Operands, kept: Tensor, share: float) -> Tensor:
@@ -65,8 +66,9 @@ def masked_difference(site: AttentionSite, exact: Operands, rough: Operands, kep
 def _class_logits(site: AttentionSite, query: Tensor, key: Tensor) -> Tensor:
     """Return logits over the patches [n, windows, heads, patches]: of the class token, or the mean over queries."""
     first, last = (0, 1) if site.class_token else (site.prefix, query.shape[-2])
-    query = query[..., first:last, :].float().mean(dim=-2, keepdim=True)
-    return _logits(site, query, key[..., site.prefix :, :].float()).squeeze(-2)
+    with torch.autocast(query.device.type, enabled=False):
+        query = query[..., first:last, :].float().mean(dim=-2, keepdim=True)
+        return _logits(site, query, key[..., site.prefix :, :].float()).squeeze(-2)
 
 
 def _logits(site: AttentionSite, query: Tensor, key: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from methods.attention_logits import Operands, attention_operands
 from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.contracts import QuantizationContext, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
+from methods.head_similarity import head_dissimilarity
 from methods.maskaq import MaskAQ, MaskAQConfig, MaskAQObjective
 from methods.masked_alignment import RowSample, masked_difference
 from methods.mimiq import MimiQ, MimiQConfig
@@ -114,6 +115,17 @@ def test_masked_difference_equals_a_loop(model: Any, index: int, share: float) -
     found = masked_difference(site, exact, rough, kept, share)
     expected = [slow_difference(site, slow_exact, slow_rough, kept, share, n) for n in range(2)]
     assert_same(found, torch.stack(expected), [*exact, *rough], [*slow_exact, *slow_rough])
+
+
+def test_low_precision_of_the_forward_pass_stays_out_of_the_terms() -> None:
+    site, pair, other = attention_sites(VIT)[0], operands(VIT, 1)[0], operands(VIT, 2)[0]
+    sample = RowSample.draw(site, 8, torch.Generator().manual_seed(0))
+    kept = torch.ones((2, 1, 2, 16), dtype=torch.bool)
+    exact = sample.loss(*pair), masked_difference(site, pair, other, kept, 0.5), head_dissimilarity(*pair, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = sample.loss(*pair), masked_difference(site, pair, other, kept, 0.5), head_dissimilarity(*pair, 1)
+    for one, two in zip(exact, rough, strict=True):
+        assert torch.equal(one, two)
 
 
 def test_nothing_kept_is_no_difference() -> None:
