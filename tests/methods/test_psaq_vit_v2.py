@@ -18,6 +18,7 @@ from methods.errors import UsageError
 from methods.psaq_vit_v2 import PSAQViTV2, PSAQViTV2Config, _Objective
 from methods.quant.bits import Bits
 from methods.quant.swap import quantized_layers
+from methods.quant.uniform import UniformQuantizer
 from methods.student import Student
 
 CONFIG = PSAQViTV2Config(images=3, iterations=4, jitter=30)
@@ -124,13 +125,13 @@ def test_the_student_has_its_bits_and_the_ranges_of_the_images_as_shown() -> Non
     objective = _Objective(VIT, dataclasses.replace(CONFIG, student_bits="w3a5"), context())
     list(objective(noise(3), 0))
     for _, layer in quantized_layers(objective.student.network):
-        assert layer.weights is not None
-        assert layer.inputs is not None
+        assert isinstance(layer.weights, UniformQuantizer)
+        assert isinstance(layer.inputs, UniformQuantizer)
         assert (layer.weights.bits, layer.inputs.bits) == (3, 5)
         largest = layer.layer.weight.flatten(1).abs().amax(dim=1)
         assert layer.weights.scale.flatten().tolist() == pytest.approx((2 * largest / 7).tolist())
     patches = next(layer for name, layer in quantized_layers(objective.student.network) if name == "patch_embed.proj")
-    assert patches.inputs is not None
+    assert isinstance(patches.inputs, UniformQuantizer)
     low, high = noise(3).min().item(), noise(3).max().item()
     assert float(patches.inputs.scale) == pytest.approx((high - low) / 31, rel=1e-5)
     list(objective(2 * noise(3), 1))
