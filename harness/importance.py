@@ -5,15 +5,18 @@ The same estimate whatever made the samples, so that a table does not depend on 
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.samples import Sample, Search, figures
 
-_FEWEST, _TREES, _SHUFFLES = 4, 100, 20
+_FEWEST, _TREES, _SHUFFLES = 4, 50, 5
+Importance: TypeAlias = tuple[float | None, float | None]
 
 
-def importances(search: Search, samples: list[Sample]) -> dict[str, tuple[float | None, float | None]]:
+def importances(search: Search, samples: list[Sample]) -> dict[str, Importance]:
     """Return, by setting, its share of the importance for the first metric (shares add up to 1) and Spearman's rank
     correlation with it; None where there are fewer than four samples, nothing varies, or choices have no order.
 

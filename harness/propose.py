@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from harness.dimension import Dimension, Settings, Space
 from harness.seeds import derived_seed
-from harness.space import Dimension, Settings, Space
 from methods.errors import UsageError
 
 if TYPE_CHECKING:

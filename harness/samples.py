@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.dimension import Dimension, Settings, Space
 from harness.files import canonical_json, hash_key, write_atomically
 from harness.measurements import Measurement, measurements
 from harness.metrics import METRICS
 from harness.plots import Point, front
 from harness.records import Record
-from harness.space import Dimension, Settings, Space
 from methods.errors import UsageError
 
 FILE = "search.json"

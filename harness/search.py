@@ -23,19 +23,21 @@ if TYPE_CHECKING:
 
     from harness.search_run import Outcome, SearchRun
 
-_EXAMPLES = """examples:
+_EXAMPLES = """a space file, which replaces ranges the method and the backend declare, or adds settings to them:
+  [spdfq]
+  alpha1 = { min = 10.0, max = 1e4, scaling = "log" }
+  images = { choices = [8, 16] }
+
+what was found, measured on the validation set:
+  python -m harness.bench --models vit_digits --methods spdfq --bits w4a4 --config results/search/LABEL/best.toml
+
+examples:
   python -m harness.search --model vit_digits --method spdfq --bits w4a4 --samples 40
   python -m harness.search --model vit_digits --samples 40 --seeds 0,1 --space space.toml --scheduler asha
   python -m harness.search --model vit_digits --samples 40 --metric top1,seconds
   python -m harness.search --model vit_digits --search grid --set blockwise.iterations=50 --samples 2000 --plan
   python -m harness.search --model deit_t --metric top1 --search-data imagenet/tune --data imagenet/val
   python -m harness.search --results results --table-only
-  python -m harness.bench --models vit_digits --methods spdfq --bits w4a4 --config results/search/LABEL/best.toml
-
-a space file, which replaces ranges the method and the backend declare, or adds settings to them:
-  [spdfq]
-  alpha1 = { min = 10.0, max = 1e4, scaling = "log" }
-  images = { choices = [8, 16] }
 """
 
 
@@ -91,7 +93,6 @@ def _search(arguments: argparse.Namespace) -> int:
 
     from harness.samples import read_searches, write_search
     from harness.search_report import report
-    from harness.search_setup import read_search_run
     from methods.errors import UsageError
 
     console = Console()
@@ -102,6 +103,8 @@ def _search(arguments: argparse.Namespace) -> int:
         for folder, search in searches.items():
             report(search, folder, arguments.results, console)
         return 0
+    from harness.search_setup import read_search_run
+
     run = read_search_run(arguments)
     if arguments.plan:
         _print_plan(run, console)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.importance import importances
+from harness.importance import Importance
 from harness.metrics import METRICS
-from harness.samples import Sample, Search, figures, ranked
+from harness.samples import Sample, Search, figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 _INCHES = (9.0, 3.4)
 
 
-def draw_search(search: Search, samples: list[Sample]) -> bytes:
+def draw_search(search: Search, samples: list[Sample], found: dict[str, Importance]) -> bytes:
     """Return the SVG, the same for the same records."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({"svg.hashsalt": "spdfq-bench", "font.size": 8}):
+    with matplotlib.rc_context({"svg.hashsalt": "spdfq-bench", "svg.fonttype": "none", "font.size": 8}):
         figure = Figure(_INCHES, layout="constrained")
         path, bars = figure.subplots(1, 2)
         _draw_path(path, search, samples)
-        _draw_importances(bars, search, samples)
+        _draw_importances(bars, search, found)
         content = io.BytesIO()
         figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
     return content.getvalue()
@@ -51,8 +51,7 @@ def _columns(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
     return [number for number, _ in points], [value for _, value in points]
 
 
-def _draw_importances(axes: Axes, search: Search, samples: list[Sample]) -> None:
-    found = importances(search, ranked(search, samples))
+def _draw_importances(axes: Axes, search: Search, found: dict[str, Importance]) -> None:
     shares = sorted((share or 0.0, name) for name, (share, _) in found.items())
     axes.barh([name for _, name in shares], [share for share, _ in shares], color="C0")
     axes.set(xlabel=f"importance for {search.metrics[0]}")

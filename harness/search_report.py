@@ -10,15 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.dimension import value_text
 from harness.files import write_atomically
 from harness.grid import Grid, Word
-from harness.importance import importances
+from harness.importance import Importance, importances
 from harness.metrics import METRICS
 from harness.records import load_records
 from harness.render import markdown, print_table
 from harness.samples import Sample, Search, figures, find_samples, pareto, ranked
 from harness.search_plot import draw_search
-from harness.space import value_text
 from methods.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,13 +31,14 @@ def report(search: Search, folder: Path, results: Path, console: Console) -> Non
     best = ranked(search, samples)
     if not best:
         raise UsageError(f"No sample of {search.label()} has finished.")
-    grids = [samples_grid(search, samples), space_grid(search, best)]
+    found = importances(search, best)
+    grids = [samples_grid(search, samples), space_grid(search, best[0], found)]
     for grid in grids:
         print_table(grid, console)
     write_atomically(folder / "search.md", markdown(grids).encode())
     write_atomically(folder / "best.toml", best_toml(search, best).encode())
     if find_spec("matplotlib"):
-        write_atomically(folder / "search.svg", draw_search(search, samples))
+        write_atomically(folder / "search.svg", draw_search(search, samples, found))
     else:
         console.print("No plot: that needs matplotlib, pip install -e '.[search]'.", markup=False, highlight=False)
     console.print(f"Best settings, table and plot: {folder}", highlight=False, soft_wrap=True)
@@ -97,19 +98,18 @@ def _honesty(search: Search) -> str:
     return "Searched on real images, other ones than results are reported on: the tuned method is not data-free."
 
 
-def space_grid(search: Search, best: list[Sample] | None = None) -> Grid:
-    """Return the table of what is searched; with finished samples, what mattered and what was best."""
+def space_grid(search: Search, best: Sample | None = None, found: dict[str, Importance] | None = None) -> Grid:
+    """Return the table of what is searched; with finished samples, what was best and what mattered."""
     header, notes = ["setting", "range", "first"], []
     body = [
         [Word(name), Word(dimension.text()), Word(value_text(search.start[name]))]
         for name, dimension in search.space.items()
     ]
-    if best:
+    if best and found:
         header += ["best", "importance", "rank corr."]
-        found = importances(search, best)
         for row, (name, (share, correlation)) in zip(body, found.items(), strict=True):
             row += [
-                Word(value_text(best[0].settings[name])),
+                Word(value_text(best.settings[name])),
                 Word(_optional(share)),
                 Word(_optional(correlation, "+")),
             ]

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TypeAlias
 
+from harness.dimension import Settings, value_text
 from harness.executors import Resources, local
 from harness.jobs import Job, RunSettings
 from harness.plan import Plan, Request, make_plan
 from harness.propose import Halving, propose
 from harness.records import Record, read_record, record_path
 from harness.samples import Search, figures, find_samples
-from harness.space import Settings, value_text
 from methods.errors import UsageError
 
 
