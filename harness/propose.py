@@ -10,7 +10,7 @@ import importlib.util
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -19,8 +19,9 @@ from harness.seeds import derived_seed
 from methods.errors import UsageError
 
 if TYPE_CHECKING:
-    from optuna import Study
     from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+    from optuna.study import Study
 
 SEARCHES = ("optuna", "random", "grid")
 History: TypeAlias = Sequence[tuple[Settings, tuple[float, ...] | None]]
@@ -72,17 +73,17 @@ def _by_optuna(space: Space, history: History, seed: int, metrics: int) -> Setti
 
 
 def new_study(seed: int, metrics: int) -> Study:
-    """Return an empty study that maximizes; optuna's own log is silent."""
+    """Return an empty study that maximizes."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.create_study(sampler=sampler(seed), directions=["maximize"] * metrics)
 
 
-def sampler(seed: int) -> Any:
-    """Return the sampler of both executors."""
+def sampler(seed: int) -> BaseSampler:
+    """Return the sampler of both executors; optuna's own log is silent from then on."""
     import optuna
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.samplers.TPESampler(seed=seed % _OPTUNA_SEEDS)
 
 

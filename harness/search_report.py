@@ -83,7 +83,10 @@ def _notes(search: Search, failed: list[Sample]) -> list[str]:
         "compare it with the defaults on other images and seeds.",
     ]
     if len(search.metrics) > 1:
-        notes.append("Bold: the Pareto set, which no other sample beats in one figure without losing in the other.")
+        notes.append(
+            "Bold: the Pareto set, which no other sample beats in one figure without losing in the other; best.toml is "
+            "its first."
+        )
     if search.base:
         notes.append("Settings of all samples: " + ", ".join(f"{k}={v}" for k, v in sorted(search.base.items())) + ".")
     return notes + [f"Sample {sample.number} failed: {sample.error}." for sample in failed]

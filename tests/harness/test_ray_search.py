@@ -26,8 +26,8 @@ learning_rate = { min = 1e-5, max = 1e-3, scaling = "log" }
 
 def run(folder: Path, results: str, *words: str) -> Outcome:
     (folder / "space.toml").write_text(SPACE)
-    words = ("--method", "noise", "--space", str(folder / "space.toml"), "--limit", "32", *words)
-    return python("-m", "harness.search", "--results", str(folder / results), "--device", "cpu", *words)
+    shared = ["--method", "noise", "--space", str(folder / "space.toml"), "--limit", "32", "--device", "cpu"]
+    return python("-m", "harness.search", "--results", str(folder / results), *shared, *words)
 
 
 def figures(results: Path) -> dict[str, Any]:
@@ -78,17 +78,16 @@ def test_asha_and_failures_on_ray(tmp_path: Path) -> None:
         "        if config.moods == 2:\n"
         "            raise ArithmeticError('not today')\n"
         "        return super().quantize(model, images, bits, config, context)\n"
-        "BACKENDS.add('fussy', Fussy)\n"
+        "BACKENDS.register('fussy', Fussy)\n"
     )
-    (tmp_path / "space.toml").write_text("")
-    words = ("--method", "noise", "--backend", "fussy", "--plugin", str(plugin), "--scheduler", "asha")
-    words = (*words, "--limit", "64", "--samples", "6", "--device", "cpu", "--cpus-per-trial", "1")
+    words = ["--method", "noise", "--backend", "fussy", "--plugin", str(plugin), "--scheduler", "asha"]
+    words += ["--limit", "64", "--samples", "6", "--device", "cpu", "--cpus-per-trial", "1"]
     done = python("-m", "harness.search", "--results", str(tmp_path / "results"), *words)
     found = records_of(tmp_path / "results")
     failed = [record for record in found.values() if record["status"] == "failed"]
     assert done.code == (1 if failed else 0), done.err
     assert done.out.count("failed: ArithmeticError: not today") == len(failed)
-    sizes = {}
+    sizes: dict[int, list[int]] = {}
     for record in found.values():
         if record["status"] == "ok":
             sizes.setdefault(record["config"]["backend"]["moods"], []).append(record["metrics"]["n"])
