@@ -78,14 +78,14 @@ def _notes(search: Search, failed: list[Sample]) -> list[str]:
     notes = [
         f"Measured on {data['name']}, n = {data['n']}, seeds {', '.join(map(str, search.seeds))}"
         + ("; mean ± sd over seeds." if len(search.seeds) > 1 else "."),
-        _honesty(search),
+        f"{_honesty(search)}.",
         "Samples are numbered in the order they were begun. The best of many noisy figures looks better than it is: "
         "compare it with the defaults on other images and seeds.",
     ]
     if len(search.metrics) > 1:
         notes.append(
-            "Bold: the Pareto set, which no other sample beats in one figure without losing in the other; best.toml is "
-            "its first."
+            "Bold: the Pareto set, which no other sample beats in one figure without losing in the other; best.toml "
+            "is its first."
         )
     if search.base:
         notes.append("Settings of all samples: " + ", ".join(f"{k}={v}" for k, v in sorted(search.base.items())) + ".")
@@ -95,10 +95,10 @@ def _notes(search: Search, failed: list[Sample]) -> list[str]:
 def _honesty(search: Search) -> str:
     """Say what the search has seen, and what that makes of its result."""
     if search.tuned_on_test:
-        return "Searched on images that results are reported on: not data-free, and figures on them are too good."
+        return "Searched on images that results are reported on: not data-free, and figures on them are too good"
     if search.data_free:
-        return "No label and no real image was seen: the tuned method is still data-free."
-    return "Searched on real images, other ones than results are reported on: the tuned method is not data-free."
+        return "No label and no real image was seen: the tuned method is still data-free"
+    return "Searched on real images, other ones than results are reported on: the tuned method is not data-free"
 
 
 def space_grid(search: Search, best: Sample | None = None, found: dict[str, Importance] | None = None) -> Grid:
@@ -137,7 +137,7 @@ def best_toml(search: Search, best: list[Sample]) -> str:
     found = ", ".join(f"{n} {v:.4g}" for n, v in zip(search.metrics, figures(search, first), strict=True))
     lines = [
         f"# Best of {len(best)} samples for {search.model} {search.bits}, {search.method} + {search.backend}: {found}",
-        f"# on {search.images[-1]['name']}, n = {first.n}. {_honesty(search)}",
+        f"# on {search.images[-1]['name']}, n = {first.n}. {_honesty(search)}.",
     ]
     for owner, table in tables.items():
         lines += ["", f"[{owner}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
