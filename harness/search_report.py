@@ -19,18 +19,18 @@ from harness.records import load_records
 from harness.render import markdown, print_table
 from harness.samples import Sample, Search, figures, find_samples, pareto, ranked
 from harness.search_plot import draw_search
-from methods.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def report(search: Search, folder: Path, results: Path, console: Console) -> None:
-    """Print a search's tables and write its files; raises UsageError when no sample has finished."""
+    """Print a search's tables and write its files, or say that no sample has finished."""
     samples = find_samples(search, load_records([results]).sound)
     best = ranked(search, samples)
     if not best:
-        raise UsageError(f"No sample of {search.label()} has finished.")
+        console.print(f"No sample of {search.label()} has finished.", highlight=False, soft_wrap=True)
+        return
     found = importances(search, best)
     grids = [samples_grid(search, samples), space_grid(search, best[0], found)]
     for grid in grids:

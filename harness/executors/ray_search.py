@@ -113,6 +113,7 @@ def _trainable(run: SearchRun) -> Callable[[dict[str, Any]], None]:
     def trial(config: dict[str, Any]) -> None:
         import torch
 
+        catalog.load(run.settings.plugins)
         assigned = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
         here = replace(run, settings=replace(run.settings, device=run.settings.device if assigned else "cpu"))
         nothing = dict.fromkeys(run.search.metrics, math.nan)

@@ -85,8 +85,9 @@ def test_asha_and_failures_on_ray(tmp_path: Path) -> None:
     done = python("-m", "harness.search", "--results", str(tmp_path / "results"), *words)
     found = records_of(tmp_path / "results")
     failed = [record for record in found.values() if record["status"] == "failed"]
-    assert done.code == (1 if failed else 0), done.err
-    assert done.out.count("failed: ArithmeticError: not today") == len(failed)
+    assert done.code == 1, done.err
+    assert [record["config"]["backend"]["moods"] for record in failed] == [2]
+    assert "failed: ArithmeticError: not today (fussy.moods=2)" in done.out
     sizes: dict[int, list[int]] = {}
     for record in found.values():
         if record["status"] == "ok":
