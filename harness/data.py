@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
 DIGITS = "digits"
 DEAD_LEAVES = "dead-leaves"
+SEARCH_LEAVES = "dead-leaves-search"
 DIGITS_TRAIN = "digits-train"
-_BUILT_IN = (DIGITS, DIGITS_TRAIN, DEAD_LEAVES)
+_STREAMS = {DEAD_LEAVES: "dead leaves", SEARCH_LEAVES: "dead leaves of searches"}
+_BUILT_IN = (DIGITS, DIGITS_TRAIN, *_STREAMS)
 _DEAD_LEAVES_COUNT = 256
 _MEMORY_LIMIT = 1 << 30
 
@@ -110,8 +112,9 @@ def _transform(entry: ModelEntry) -> Any:
 
 @dataclass(frozen=True)
 class DataSource:
-    """How to open an image set again, in any process: `where` is a folder, "digits", "digits-train" or
-    "dead-leaves"; limit: a fixed, seeded, class-balanced subset; excluded: files of the folder to leave out."""
+    """How to open an image set again, in any process: `where` is a folder, "digits", "digits-train", "dead-leaves" or
+    "dead-leaves-search"; limit: a fixed, seeded, class-balanced subset, the smaller a part of the larger; excluded:
+    files of the folder to leave out."""
 
     where: str
     limit: int | None = None
@@ -126,8 +129,9 @@ class DataSource:
 @lru_cache
 def open_images(source: DataSource) -> ImageSet:
     """Open an image set; raises UsageError for a missing folder, unknown classes or a folder without images."""
-    if source.where == DEAD_LEAVES:
-        return ArrayImages(DEAD_LEAVES, dead_leaves(source.limit or _DEAD_LEAVES_COUNT), None)
+    if source.where in _STREAMS:
+        leaves = dead_leaves(source.limit or _DEAD_LEAVES_COUNT, stream=_STREAMS[source.where])
+        return ArrayImages(source.where, leaves, None)
     if source.folder is None:
         pixels, classes = digits_split(train=source.where == DIGITS_TRAIN)
         chosen = limited(classes.tolist(), source.limit)

@@ -2,7 +2,8 @@
 
 Opaque discs with radii from a power law fall on each other until they cover the picture; such images share
 scale invariance, edges and occlusion with natural ones (Lee, Mumford & Huang, IJCV 2001). The set is fixed,
-belongs to no method and takes part in no synthesis: it is the held-out set of runs without `--data`.
+belongs to no method and takes part in no synthesis: it is the held-out set of runs without `--data`. A second stream
+of such images is what label-free searches look at, so that they and a report never share an image.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ _DISCS = 400
 _RADII = (4.0, 112.0)
 
 
-def dead_leaves(count: int, size: int = _SIZE) -> NDArray[np.uint8]:
-    """Return `count` images uint8 [count, size, size, 3], always the same."""
-    images = [_image(np.random.default_rng(derived_seed(index, "dead leaves")), size) for index in range(count)]
+def dead_leaves(count: int, size: int = _SIZE, stream: str = "dead leaves") -> NDArray[np.uint8]:
+    """Return `count` images uint8 [count, size, size, 3], always the same; other streams give other images."""
+    images = [_image(np.random.default_rng(derived_seed(index, stream)), size) for index in range(count)]
     return np.stack(images)
 
 

@@ -27,9 +27,15 @@ _SMALL = 2_000_000
 _MOST_THREADS = 8
 
 
-def read_request(arguments: argparse.Namespace) -> Request:
-    """Check everything the command names; raises UsageError for the first thing that does not work."""
-    catalog.load(_plugins(arguments))
+def read_request(
+    arguments: argparse.Namespace, images: dict[str, DataSource] | None = None, real: bool = True
+) -> Request:
+    """Check everything the command names; raises UsageError for the first thing that does not work.
+
+    images: what to evaluate on, by task, in place of what --data names; real: whether there are real images to
+    calibrate on: without, no real image is opened unless `images` names some.
+    """
+    catalog.load(plugins(arguments))
     entries = select_models(_words(arguments.models, "--models"))
     methods = _words(arguments.methods, "--methods")
     backends = _words(arguments.backends, "--backends")
@@ -45,8 +51,8 @@ def read_request(arguments: argparse.Namespace) -> Request:
         for owner in [METHODS.get(name) for name in methods] + [BACKENDS.get(name) for name in backends]:
             effective_config(owner, entry.name, overrides)
     check_writable(arguments.results)
-    data = _checked(_data(arguments, entries), entries, arguments.skip_bad_images)
-    calibration = _checked(_calibration(arguments), entries, arguments.skip_bad_images)
+    data = _checked(images or _data(arguments, entries), entries, arguments.skip_bad_images)
+    calibration = _checked(_calibration(arguments) if real else {}, entries, arguments.skip_bad_images)
     subjects = [_subject(entry, arguments.weights) for entry in entries]
     for subject, widths in product(subjects, bits):
         check_layers(widths, subject.entry.name, load_model(subject.entry, subject.weights))
@@ -105,7 +111,8 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def _plugins(arguments: argparse.Namespace) -> tuple[str, ...]:
+def plugins(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return the absolute paths of the plugin files."""
     return tuple(_absolute(path) for path in arguments.plugin)
 
 
@@ -146,7 +153,7 @@ def run_settings(arguments: argparse.Namespace, request: Request) -> tuple[RunSe
         command=command_line(),
         commit=git_commit(),
         run=uuid4().hex,
-        plugins=_plugins(arguments),
+        plugins=plugins(arguments),
     )
     return settings, Resources(cpus, gpus, arguments.address)
 

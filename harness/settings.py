@@ -26,16 +26,17 @@ def read_overrides(config: Path | None, assignments: Iterable[str]) -> Overrides
     Raises UsageError for an unreadable file, an unknown name or key, or a value of another type.
     """
     overrides: Overrides = {}
-    for name, table in _tables(config).items():
+    for name, table in read_tables(config).items():
         for key, value in table.items():
-            overrides.setdefault(name, {})[key] = _checked(name, key, value)
+            overrides.setdefault(name, {})[key] = checked_value(name, key, value)
     for assignment in assignments:
         name, key, text = _split(assignment)
-        overrides.setdefault(name, {})[key] = _checked(name, key, _parsed(text))
+        overrides.setdefault(name, {})[key] = checked_value(name, key, _parsed(text))
     return overrides
 
 
-def _tables(config: Path | None) -> dict[str, dict[str, Any]]:
+def read_tables(config: Path | None) -> dict[str, dict[str, Any]]:
+    """Return the tables of a TOML file; raises UsageError when it cannot be read or sets something outside a table."""
     if config is None:
         return {}
     try:
@@ -72,8 +73,8 @@ def _owner(name: str) -> Method | Backend:
     raise unknown_name("method or backend", name, [*METHODS.names(), *BACKENDS.names()])
 
 
-def _checked(name: str, key: str, value: Any) -> Any:
-    """Return the value in the type of the setting `name.key`."""
+def checked_value(name: str, key: str, value: Any) -> Any:
+    """Return a value in the type of the setting `name.key`; raises UsageError when it has another."""
     hints = get_type_hints(_owner(name).config_class)
     if key not in hints:
         raise unknown_name(f"setting of {name}", key, hints)

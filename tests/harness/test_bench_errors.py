@@ -158,7 +158,7 @@ def test_too_much_for_ray_is_found_before_ray_starts(tmp_path: Path) -> None:
 
 
 def test_help_is_quick_and_ends_with_examples() -> None:
-    for module in ("bench", "leaderboard"):
+    for module in ("bench", "leaderboard", "search"):
         script = (
             f"import sys, time; start = time.perf_counter(); import harness.{module} as command\n"
             "try: command.main(['--help'])\nexcept SystemExit as stop: code = stop.code\n"

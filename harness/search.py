@@ -1,0 +1,147 @@
+"""Hyper-parameter search: `python -m harness.search --model vit_digits --method spdfq --bits w4a4 --samples 40`.
+
+Tries settings of a method and a backend, the defaults first, and leaves a table, a plot and `best.toml` for
+`harness.bench --config` in `RESULTS/search/<label>/`. Every sample is a few ordinary cells with their own records, one
+per seed; which records belong to a search follows from its description there (`harness.samples`), so the same command
+goes on where a killed one stopped. By default neither a label nor a real image is seen: samples are compared by how
+often the quantized model agrees with its floating-point self on procedural images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.command import run_command
+from harness.options import add_data_options, add_run_options, positive
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.search_run import Outcome, SearchRun
+
+_EXAMPLES = """a space file, which replaces ranges the method and the backend declare, or adds settings to them:
+  [spdfq]
+  alpha1 = { min = 10.0, max = 1e4, scaling = "log" }
+  images = { choices = [8, 16] }
+
+what was found, measured on the validation set:
+  python -m harness.bench --models vit_digits --methods spdfq --bits w4a4 --config results/search/LABEL/best.toml
+
+examples:
+  python -m harness.search --model vit_digits --method spdfq --bits w4a4 --samples 40
+  python -m harness.search --model vit_digits --samples 40 --seeds 0,1 --space space.toml --scheduler asha
+  python -m harness.search --model vit_digits --samples 40 --metric top1,seconds
+  python -m harness.search --model vit_digits --search grid --set blockwise.iterations=50 --samples 2000 --plan
+  python -m harness.search --model deit_t --metric top1 --search-data imagenet/tune --data imagenet/val
+  python -m harness.search --results results --table-only
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser; building it imports nothing heavy."""
+    result = argparse.ArgumentParser(
+        prog="python -m harness.search",
+        description="Search settings of a method and its backend. --data names the images that results are "
+        "reported on, --search-data those the search looks at.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = result.add_argument_group("what to search")
+    what.add_argument("--model", default="vit_digits", dest="models", help="one short name or full timm name")
+    what.add_argument("--bits", default="w4a4", help="one bit-width, such as w4a4")
+    what.add_argument("--method", default="spdfq", dest="methods", help="how calibration images are made")
+    what.add_argument("--backend", default="blockwise", dest="backends", help="how models are quantized")
+    what.add_argument("--seeds", default="0", help="such as 0,1; a sample's value is the mean")
+    what.add_argument("--space", type=Path, metavar="FILE", help="TOML file of ranges; what is --set is not searched")
+    how = result.add_argument_group("how to search")
+    how.add_argument("--samples", type=positive, default=40, help="how many settings to try in all (default: 40)")
+    how.add_argument("--search", choices=("optuna", "random", "grid"), default="optuna", dest="kind")
+    how.add_argument("--search-seed", type=int, default=0, help="of the searcher itself (default: 0)")
+    how.add_argument("--scheduler", choices=("asha", "none"), default="none", help="asha stops bad samples early")
+    how.add_argument(
+        "--metric",
+        default="agreement",
+        help="agreement, kl, seconds, top1, ...; two give the Pareto set (top1,seconds)",
+    )
+    how.add_argument(
+        "--search-data",
+        help="'procedural', 'digits-train' or a folder (default: procedural images; for top1 digits-train)",
+    )
+    how.add_argument(
+        "--allow-test-tuning", action="store_true", help="search even on images that results are reported on"
+    )
+    add_data_options(result)
+    add_run_options(result)
+    result.add_argument(
+        "--table-only", action="store_true", help="run nothing: only the tables of the searches under --results"
+    )
+    return result
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command; returns 0, 1 when samples failed, 2 for bad input, 130 when interrupted."""
+    arguments = parser().parse_args(words)
+    return run_command(lambda: _search(arguments))
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from harness.samples import read_searches, write_search
+    from harness.search_report import report
+    from methods.errors import UsageError
+
+    console = Console()
+    if arguments.table_only:
+        searches = read_searches(arguments.results)
+        if not searches:
+            raise UsageError(f"There is no search under {arguments.results}.")
+        for folder, search in searches.items():
+            report(search, folder, arguments.results, console)
+        return 0
+    from harness.search_setup import read_search_run
+
+    run = read_search_run(arguments)
+    if arguments.plan:
+        _print_plan(run, console)
+        return 0
+    folder = write_search(run.settings.results, run.search)
+    failed = _run(run, console)
+    report(run.search, folder, run.settings.results, console)
+    return 1 if failed else 0
+
+
+def _run(run: SearchRun, console: Console) -> int:
+    """Measure the samples, a line for each; returns how many failed."""
+    from harness.search_run import run_search
+
+    start, done, failed = time.monotonic(), 0, 0
+
+    def told(outcome: Outcome) -> None:
+        nonlocal done, failed
+        done, failed = done + 1, failed + (outcome.values is None)
+        line = f"[{done}/{run.samples}] {time.monotonic() - start:6.0f} s  {outcome.text(run.search.metrics)}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    run_search(run, told)
+    return failed
+
+
+def _print_plan(run: SearchRun, console: Console) -> None:
+    """Print the space, how much is there already, and the cells of one sample."""
+    from harness.planview import print_plan
+    from harness.render import print_table
+    from harness.search_report import space_grid
+    from harness.search_run import plan_of
+
+    print_table(space_grid(run.search), console)
+    console.print(f"{run.samples} samples, {len(run.known)} of them begun. The cells of the first:", highlight=False)
+    print_plan(plan_of(run, run.search.start, run.search.images[-1]["n"]), run.settings, console)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
