@@ -100,7 +100,7 @@ class ClampViT(Method):
         """Draw classes and noise, then optimise the pixels; refuses models whose maps are too small to contrast."""
         objective, space = _Objective(model, config, context), context.space
         start = torch.randn((config.images, *space.shape), generator=context.generator).to(context.device)
-        scale = config.jitter * min(space.height, space.width) / 224
+        scale = space.pixels(config.jitter)
         limits = tuple(round(scale * (index + 1)) for index in range(config.rounds))
         jitter = Jitter(limits, config.flip, context.generator)
         images, losses = optimize_images(start, objective, config.loop(), space, context.report, jitter)

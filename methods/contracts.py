@@ -41,6 +41,10 @@ class ImageSpace:
         """Channels, height, width."""
         return len(self.mean), self.height, self.width
 
+    def pixels(self, published: float) -> float:
+        """Return a distance in this space's pixels, given in pixels of the 224 px images that papers tell it for."""
+        return published * min(self.height, self.width) / 224
+
     def bounds(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Return the normalized box of valid pixels, [(0-m)/s, (1-m)/s], as two [C, 1, 1] tensors."""
         mean = torch.tensor(self.mean, device=device)[:, None, None]

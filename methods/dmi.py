@@ -23,8 +23,6 @@ from methods.errors import UsageError
 from methods.loop import Jitter, LoopSettings, View, optimize_images
 from methods.losses import random_classes, soft_cross_entropy, total_variation
 
-_PUBLISHED_SIDE = 224
-
 
 @dataclass(frozen=True)
 class DMIConfig:
@@ -55,11 +53,11 @@ class DMIConfig:
     def loop(self) -> LoopSettings:
         """Return the settings of the shared loop."""
         betas = (self.beta1, self.beta2)
-        return LoopSettings(self.iterations, self.learning_rate, betas, 0.0, self.precision, constant=True)
+        return LoopSettings(self.iterations, self.learning_rate, betas, 0.0, self.precision, floor=1.0)
 
     def limit(self, space: ImageSpace) -> int:
         """Return the largest roll, in pixels of the model's images."""
-        return round(self.jitter * min(space.height, space.width) / _PUBLISHED_SIDE)
+        return round(space.pixels(self.jitter))
 
 
 class InversionLoss:

@@ -20,8 +20,6 @@ from methods.contracts import ImageSpace, Report
 from methods.errors import UsageError, unknown_name
 
 PRECISIONS = ("fp32", "bf16")
-PUBLISHED_SIDE = 224
-"""The side in pixels of the images that published jitter is told for."""
 Objective: TypeAlias = Callable[[Tensor, int], Iterator[dict[str, Tensor]]]
 
 
@@ -85,8 +83,7 @@ class LoopSettings:
     which the rate rises linearly, before a half cosine takes it to zero; precision: of the forward passes, `fp32`
     or `bf16` (autocast; pixels, losses and Adam stay in fp32); rounds: how often the schedule runs, each time over
     an equal share of the steps, while Adam's moments live on; weight_decay: of AdamW, plain Adam where it is 0;
-    floor: the factor on the learning rate that the cosine falls to; constant: whether the rate stays at its peak
-    after the warm-up instead."""
+    floor: the factor on the learning rate that the cosine falls to (1: it stays at its peak)."""
 
     iterations: int
     learning_rate: float
@@ -96,7 +93,6 @@ class LoopSettings:
     rounds: int = 1
     weight_decay: float = 0.0
     floor: float = 0.0
-    constant: bool = False
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.learning_rate <= 0 or not 0 <= self.warmup < 1:
@@ -124,8 +120,6 @@ class LoopSettings:
         rise = round(self.warmup * steps)
         if step < rise:
             return (step + 1) / rise
-        if self.constant:
-            return 1.0
         wave = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
         return self.floor + (1 - self.floor) * wave
 

@@ -129,7 +129,7 @@ class MimiQObjective:
         """Draw how the images are shown at a step."""
         config, space, generator = self.config, self.context.space, self.context.generator
         rest = 1 - step / config.iterations
-        limit = round(config.roll * min(space.shape[1:]) / 224 * (1 if rest > 0.5 else 2))
+        limit = round(space.pixels(config.roll) * (1 if rest > 0.5 else 2))
         look = Look.draw((config.images, space.shape[0]), limit, config.colour, config.noise * rest, generator)
         return look.to(images.device)
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from methods.contracts import ImageSpace, Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.loop import PUBLISHED_SIDE, Jitter, LoopSettings, optimize_images
+from methods.loop import Jitter, LoopSettings, optimize_images
 from methods.losses import random_classes, soft_cross_entropy, total_variation, variation_target
 from methods.patch_entropy import PatchEntropy
 from methods.patch_similarity import DensityLaw
@@ -66,7 +66,7 @@ class PSAQViTConfig:
 
     def limits(self, space: ImageSpace) -> tuple[int, ...]:
         """Return the largest roll of every round, in pixels of the model's images."""
-        scale = self.jitter * min(space.height, space.width) / PUBLISHED_SIDE
+        scale = space.pixels(self.jitter)
         return tuple(round(scale * (index + 1)) for index in range(self.rounds))
 
 

@@ -28,8 +28,6 @@ from methods.patch_similarity import DensityLaw
 from methods.quant.bits import Bits
 from methods.student import Student
 
-_PUBLISHED_SIDE = 224
-
 
 @dataclass(frozen=True)
 class PSAQViTV2Config:
@@ -79,7 +77,7 @@ class PSAQViTV2Config:
 
     def limits(self, space: ImageSpace) -> tuple[int, ...]:
         """Return the largest roll of every round, in pixels of the model's images."""
-        scale = self.jitter * min(space.height, space.width) / _PUBLISHED_SIDE
+        scale = space.pixels(self.jitter)
         return tuple(round(scale * (index + 1)) for index in range(self.rounds))
 
 

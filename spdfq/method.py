@@ -19,7 +19,7 @@ from methods.architecture import AttentionSite
 from methods.attention import attention_maps
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError, unknown_name
-from methods.loop import PUBLISHED_SIDE, Jitter, LoopSettings, View, optimize_images
+from methods.loop import Jitter, LoopSettings, View, optimize_images
 from methods.losses import soft_cross_entropy, total_variation, variation_target
 from spdfq.ablation import ROWS
 from spdfq.apa import Alignment, check_movable, deep_sites, draw_priors, measured_priors
@@ -95,7 +95,7 @@ class SPDFQConfig:
 
     def views(self, context: SynthesisContext) -> Jitter | None:
         """Return what draws the views of the steps, None where images stay in place."""
-        limit = round(self.jitter * context.space.height / PUBLISHED_SIDE)
+        limit = round(context.space.pixels(self.jitter))
         return Jitter((limit,), self.flip, context.generator) if limit or self.flip else None
 
     def priors(self) -> PriorLaw:

@@ -44,9 +44,9 @@ def test_schedule_of_two_rounds_by_hand() -> None:
 
 
 def test_a_constant_rate_stays_at_its_peak_after_the_warm_up() -> None:
-    settings = LoopSettings(10, 0.2, warmup=0.2, constant=True)
+    settings = LoopSettings(10, 0.2, warmup=0.2, floor=1.0)
     assert [settings.rate(step) for step in range(10)] == [0.5] + [1.0] * 9
-    assert {LoopSettings(4, 0.2, warmup=0.0, constant=True).rate(step) for step in range(4)} == {1.0}
+    assert {LoopSettings(4, 0.2, warmup=0.0, floor=1.0).rate(step) for step in range(4)} == {1.0}
 
 
 def shown_by_hand(images: Tensor, offset: int, flipped: bool) -> Tensor:
