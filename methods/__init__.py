@@ -17,6 +17,7 @@ BACKENDS.register("blockwise", "methods.backends.blockwise:Blockwise")
 BACKENDS.register("repq", "methods.backends.repq:RepQ")
 BACKENDS.register("erq", "methods.backends.erq:Erq")
 BACKENDS.register("ias", "methods.backends.ias:Ias")
+BACKENDS.register("best", "methods.backends.best:Best")
 BACKENDS.register("mimiq_qat", "methods.backends.mimiq_qat:MimiQQat")
 BACKENDS.register("clamp_search", "methods.backends.clamp_search:ClampSearch")
 

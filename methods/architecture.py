@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from timm.layers import Attention
+from timm.layers import Attention, Mlp
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
@@ -136,6 +136,13 @@ def normed_layers(model: nn.Module) -> list[NormedLayer]:
         elif isinstance(module, PatchMerging):
             found.append(NormedLayer(f"{name}.norm", f"{name}.reduction"))
     return [pair for pair in found if _shiftable(model.get_submodule(pair.norm))]
+
+
+def activated_layers(model: nn.Module) -> list[str]:
+    """Return the names of the second MLP layers that a GELU, and nothing else, feeds."""
+    check_supported(model)
+    mlps = [(name, m) for name, m in model.named_modules() if isinstance(m, Mlp)]
+    return [f"{name}.fc2" for name, m in mlps if isinstance(m.act, nn.GELU) and isinstance(m.norm, nn.Identity)]
 
 
 def _padded(block: nn.Module) -> bool:

@@ -30,6 +30,7 @@ from methods.quant.logarithmic import Log2Quantizer, LogSqrt2Quantizer
 from methods.quant.ranges import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, PercentileRange
 from methods.quant.reconstruct import ROUNDINGS, SCALES, Learning, reconstruct
 from methods.quant.shift_uniform_log2 import ShiftUniformLog2Quantizer
+from methods.quant.shifted_log import ShiftedLogQuantizer
 from methods.quant.swap import Maker, Recipe, fold_weights, insert_quantizers
 from methods.quant.uniform import UniformQuantizer
 
@@ -42,7 +43,12 @@ RECIPE = Recipe(
 ATTENTIONS: dict[str, Maker] = {
     "log2": RECIPE.attention,
     "log_sqrt2": lambda bits: LogSqrt2Quantizer(bits, SEARCH),
+    "log_sqrt2_strict": lambda bits: LogSqrt2Quantizer(bits, SEARCH, strict=True),
     "shift_uniform_log2": lambda bits: ShiftUniformLog2Quantizer(bits, SEARCH),
+}
+ACTIVATED: dict[str, Maker | None] = {
+    "uniform": None,
+    "shifted_log": lambda bits: ShiftedLogQuantizer(bits, SEARCH),
 }
 _REACH = 0.49
 INITS = ("percentile", "repq", "erq")
@@ -54,18 +60,30 @@ class BlockwiseConfig(Learning):
 
     init: what learning starts from. `percentile`: ranges alone; `repq`: RepQ-ViT's reparameterized ones; `erq`: ERQ's
     weights on top of those, each as near to where it was before rounding as ERQ's rounding lets it be.
-    attention: the softmax output's grid, `log2` (SPDFQ), `log_sqrt2` (RepQ-ViT, ERQ) or `shift_uniform_log2`
-    (I&S-ViT). Of learning, the paper states iterations (100; 0 stops before learning) and learning_rate (4e-5).
+    attention: the softmax output's grid, `log2` (SPDFQ), `log_sqrt2` (RepQ-ViT, ERQ; one value more than its bits
+    hold), `log_sqrt2_strict` (without that one) or `shift_uniform_log2` (I&S-ViT). gelu: the grid of what a GELU puts
+    out, `uniform` or `shifted_log` (AdaLog). Of learning, the paper states iterations (100; 0 stops before learning)
+    and learning_rate (4e-5).
     """
 
     init: str = "percentile"
     attention: str = "log2"
+    gelu: str = "uniform"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key, value, known in (("init", self.init, INITS), ("attention", self.attention, tuple(ATTENTIONS))):
+        choices = (
+            ("init", self.init, INITS),
+            ("attention", self.attention, ATTENTIONS),
+            ("gelu", self.gelu, ACTIVATED),
+        )
+        for key, value, known in choices:
             if value not in known:
                 raise UsageError(f"{key} must be one of {', '.join(known)}, not {value!r}.")
+
+    def grids(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with the grids chosen here."""
+        return replace(recipe, attention=ATTENTIONS[self.attention], activated=ACTIVATED[self.gelu])
 
 
 class Blockwise(Backend):
@@ -81,6 +99,7 @@ class Blockwise(Backend):
         "learning_rate": {"min": 1e-6, "max": 1e-3, "scaling": "log"},
         "init": {"choices": list(INITS)},
         "attention": {"choices": list(ATTENTIONS)},
+        "gelu": {"choices": list(ACTIVATED)},
         "drop": {"min": 0.0, "max": 0.5},
         "rounding": {"choices": list(ROUNDINGS)},
         "scales": {"choices": list(SCALES)},
@@ -110,12 +129,11 @@ def _initialized(
     model: nn.Module, images: Tensor, bits: Bits, config: BlockwiseConfig, context: QuantizationContext
 ) -> nn.Module:
     """Return the calibrated copy of `model` that learning starts from."""
-    attention = ATTENTIONS[config.attention]
     if config.init == "percentile":
-        quantized = insert_quantizers(model, bits, replace(RECIPE, attention=attention))
+        quantized = insert_quantizers(model, bits, config.grids(RECIPE))
         calibrate(quantized, images)
         return quantized
-    quantized = repq.reparameterized(model, images, bits, replace(repq.RECIPE, attention=attention))
+    quantized = repq.reparameterized(model, images, bits, config.grids(repq.RECIPE))
     if config.init == "erq" and not bits.float:
         loosen(reduce_errors(quantized, images, ErqConfig(), context))
     return quantized

@@ -85,7 +85,8 @@ class LogSqrt2Quantizer(Quantizer):
     """RepQ-ViT's logarithm to the base of root two: q = round(-2 log2(A/s)), A^ = s 2^(-q/2), 0 from q = 2^b on.
 
     The paper writes 2^(-ceil(q/2)) times root two for odd q, which is the same value by shifts alone. As in its
-    published code, zero comes on top of 2^b powers: 2^b+1 codes, one more than b bits hold. Zero is exact.
+    published code, zero comes on top of 2^b powers: 2^b+1 codes, one more than b bits hold; `strict` leaves out the
+    smallest power, so that b bits do. Zero is exact.
 
     A logarithm is not needed: q = round(-log2 (A/s)^2) is read off the exponent of (A/s)^2 times root two, a
     float whose mantissa is then cleared, and a square root leads back. From 7 bits on zero begins at
@@ -94,10 +95,10 @@ class LogSqrt2Quantizer(Quantizer):
 
     scale: Tensor
 
-    def __init__(self, bits: int, search: ranges.RangeSearch) -> None:
+    def __init__(self, bits: int, search: ranges.RangeSearch, strict: bool = False) -> None:
         super().__init__(bits)
-        self.search = search
-        self.zero_code = min(2**bits, _SQUARE_ENDS)
+        self.search, self.strict = search, strict
+        self.zero_code = min(2**bits - strict, _SQUARE_ENDS)
         self.register_buffer("scale", torch.ones(()))
 
     @property
@@ -110,7 +111,7 @@ class LogSqrt2Quantizer(Quantizer):
         self.scale = self.search.upper(x.float().flatten(), lambda a, s: changed(a, self._chain(s)))
 
     def quantize(self, x: Tensor) -> Tensor:
-        """Return round(-2 log2(x/s)) in 0..2^b-1, and 2^b for all that is smaller."""
+        """Return round(-2 log2(x/s)) in 0..2^b-1, and 2^b for all that is smaller (`strict`: one less each)."""
         return self._exponent(x).clamp_(0, self.zero_code)
 
     def dequantize(self, codes: Tensor) -> Tensor:
@@ -147,4 +148,4 @@ class LogSqrt2Quantizer(Quantizer):
 
     def describe(self) -> str:
         """Name grid and range search."""
-        return f"log-sqrt2 per tensor, {self.search.describe()}"
+        return f"log-sqrt2{' strict' if self.strict else ''} per tensor, {self.search.describe()}"

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from methods.architecture import attention_modules, check_supported, normed_layers
+from methods.architecture import activated_layers, attention_modules, check_supported, normed_layers
 from methods.quant.bits import FLOAT, Bits
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers import Quantizer
@@ -41,20 +41,24 @@ Maker: TypeAlias = Callable[[int], Quantizer]
 class Recipe:
     """Which quantizer goes where.
 
-    attention: the softmax output; normed: inputs of layers that a LayerNorm feeds (`normed_layers`);
-    images: the input of convolutions; activations: all other operands, and those two where they are None.
+    attention: the softmax output; normed: inputs of layers that a LayerNorm feeds (`normed_layers`); activated: of
+    those that a GELU feeds (`activated_layers`); images: the input of convolutions; activations: all other operands,
+    and those three where they are None.
     """
 
     weights: Maker
     activations: Maker
     attention: Maker
     normed: Maker | None = None
+    activated: Maker | None = None
     images: Maker | None = None
 
-    def inputs(self, layer: nn.Module, normed: bool) -> Maker:
-        """Return what makes the quantizer of a layer's input."""
-        special = self.images if isinstance(layer, nn.Conv2d) else self.normed if normed else None
-        return special or self.activations
+    def inputs(self, model: nn.Module) -> Callable[[str], Maker]:
+        """Return what gives, for a layer of `model` by its name, the maker of its input's quantizer."""
+        special = {pair.layer: self.normed for pair in normed_layers(model)}
+        special |= dict.fromkeys(activated_layers(model), self.activated)
+        special |= {name: self.images for name, layer in product_layers(model) if isinstance(layer, nn.Conv2d)}
+        return lambda name: special.get(name) or self.activations
 
 
 def made(maker: Maker, bits: int) -> Quantizer | None:
@@ -82,9 +86,9 @@ def insert_quantizers(model: nn.Module, bits: Bits, recipe: Recipe) -> nn.Module
     widths = {name: bits.of(name).activations for name, _ in named_attentions(quantized)}
     attentions = [(a, widths[name]) for name, a in named_attentions(quantized) if widths[name] != FLOAT]
     operands = {id(a.qkv): _operands(a, width, recipe) for a, width in attentions}
-    normed = {pair.layer for pair in normed_layers(quantized)}
+    maker = recipe.inputs(quantized)
     for name, layer in product_layers(quantized):
-        inputs = made(recipe.inputs(layer, name in normed), bits.of(name).activations)
+        inputs = made(maker(name), bits.of(name).activations)
         weights = made(recipe.weights, bits.of(name).weights)
         replace(quantized, name, QuantizedLayer(layer, inputs, weights, operands.get(id(layer))))
     for attention, width in attentions:

@@ -71,7 +71,7 @@ def with_constant_channels(model: Any) -> Any:
 @every_backend
 @every_family
 def test_constant_channels_and_rows(build: Build, name: str, config: Any) -> None:
-    assert distance(name, config, with_constant_channels(build()), noise(4), noise(4)) < 0.2
+    assert distance(name, config, with_constant_channels(build()), noise(4), noise(4)) < 0.4
 
 
 @every_backend
@@ -82,12 +82,12 @@ def test_images_that_are_all_zero(build: Build, name: str, config: Any) -> None:
     logits = quantized(name, config, model, zeros)(torch.cat([zeros, noise(2)]))
     assert logits.isfinite().all()
     error = (logits[:2] - model(zeros)).square().mean().sqrt() / model(zeros)[0].std()
-    assert error.item() < 0.1
+    assert error.item() < 0.2
 
 
 @every_backend
 @every_family
-@pytest.mark.parametrize(("bits", "most"), [("w8a8", 0.4), ("w4a4", 1.4), ("w3a3", 2.5), ("w2a2", 2.5)])
+@pytest.mark.parametrize(("bits", "most"), [("w8a8", 0.6), ("w4a4", 1.4), ("w3a3", 2.5), ("w2a2", 2.5)])
 def test_one_image_and_few_bits(build: Build, name: str, config: Any, bits: str, most: float) -> None:
     assert 0 < distance(name, config, build(), noise(1), noise(3), bits) < most
 
