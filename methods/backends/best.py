@@ -10,7 +10,6 @@ images of ImageNet, with DeiT-T at W4A4 and 8 images of SPDFQ, none of which any
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from methods.backends.blockwise import Blockwise, BlockwiseConfig
 
@@ -33,7 +32,6 @@ class Best(Blockwise):
     paper = "this project's combination of RepQ-ViT, ERQ, AdaLog and SPDFQ"
     config_class = BestConfig
     inferred = "the combination"
-    space: ClassVar = {key: choices for key, choices in Blockwise.space.items() if key != "init"}
 
     def default_config(self, model: str) -> BestConfig:
         """Return the frozen combination."""

@@ -28,7 +28,7 @@ from methods.quant.calibrate import calibrate
 from methods.quant.layers import QuantizedLayer
 from methods.quant.logarithmic import Log2Quantizer, LogSqrt2Quantizer
 from methods.quant.ranges import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, PercentileRange
-from methods.quant.reconstruct import ROUNDINGS, SCALES, Learning, reconstruct
+from methods.quant.reconstruct import Learning, reconstruct
 from methods.quant.shift_uniform_log2 import ShiftUniformLog2Quantizer
 from methods.quant.shifted_log import ShiftedLogQuantizer
 from methods.quant.swap import Maker, Recipe, fold_weights, insert_quantizers
@@ -97,12 +97,6 @@ class Blockwise(Backend):
     space: ClassVar = {
         "iterations": {"min": 0, "max": 400},
         "learning_rate": {"min": 1e-6, "max": 1e-3, "scaling": "log"},
-        "init": {"choices": list(INITS)},
-        "attention": {"choices": list(ATTENTIONS)},
-        "gelu": {"choices": list(ACTIVATED)},
-        "drop": {"min": 0.0, "max": 0.5},
-        "rounding": {"choices": list(ROUNDINGS)},
-        "scales": {"choices": list(SCALES)},
     }
 
     def default_config(self, model: str) -> BlockwiseConfig:

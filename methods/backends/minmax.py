@@ -10,7 +10,7 @@ floating-point model's activations.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -49,7 +49,6 @@ class MinMax(Backend):
     version = 1
     paper = "PSAQ-ViT (ECCV 2022), its plain form or its own protocol"
     config_class = MinMaxConfig
-    space: ClassVar = {"protocol": {"choices": list(PROTOCOLS)}}
 
     def image_passes(self, config: Any, images: int) -> float:
         """Count one forward pass per image, a third of a forward+backward."""
