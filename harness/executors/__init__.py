@@ -13,11 +13,18 @@ from harness.jobs import Job
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial is given, and the Ray cluster to join (None: start Ray here)."""
+    """What there is to give to trials, and the Ray cluster to join (address; None: start Ray here).
 
-    cpus: int
-    gpus: float
+    cpus and gpus: what every trial is given; None: by its model's size and its stage. cores, cuda, gpu_mb: CPU cores
+    and CUDA devices here, and the memory of one in MiB; cuda is 0 when trials run on the CPU.
+    """
+
+    cpus: int | None = None
+    gpus: float | None = None
     address: str | None = None
+    cores: int = 1
+    cuda: int = 0
+    gpu_mb: float = 16384.0
 
 
 class Listener(Protocol):

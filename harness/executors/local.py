@@ -1,22 +1,71 @@
-"""The local executor: all jobs one after the other in this process; needs no Ray."""
+"""The local executor: all jobs one after the other in this process; needs no Ray.
+
+A stage's timeout is an alarm of the system: it interrupts Python code, not a call into a library that never returns.
+"""
 
 from __future__ import annotations
 
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from types import FrameType, TracebackType
+from typing import NoReturn
 
+from harness.demand import demand
+from harness.dispatch import Dispatch
 from harness.executors import Listener, Resources
-from harness.jobs import Job, RunSettings, Schedule
-from harness.trial import fail_job, run_job
+from harness.jobs import Job, RunSettings
+from harness.trial import StageReport, StageTimeout, run_job
+
+_WAIT_SECONDS = 0.1
 
 
-def execute(jobs: list[Job], settings: RunSettings, listener: Listener, resources: Resources) -> None:
+def execute(
+    jobs: list[Job],
+    settings: RunSettings,
+    listener: Listener,
+    resources: Resources,
+    run: Callable[[Job, RunSettings, StageReport], str | None] = run_job,
+) -> None:
     """Run the jobs, all resources being this process' own; raises UsageError when one finds that the run must stop."""
-    schedule = Schedule(jobs)
-    while (job := schedule.next()) is not None:
-        listener.started(job)
-        error = run_job(job, settings, partial(listener.progressed, job))
-        listener.finished(job, error)
-        for lost in schedule.finish(job, failed=error is not None):
-            reason = f"{job.label()} failed: {error}"
-            fail_job(lost, settings, reason)
-            listener.finished(lost, reason)
+    with Dispatch(jobs, settings, listener, alone=True) as dispatch:
+        while not dispatch.exhausted:
+            job = dispatch.next()
+            if job is None:  # what is left waits for another command
+                time.sleep(_WAIT_SECONDS)
+                continue
+            listener.started(job)
+            here = replace(settings, threads=demand(job, resources).cpus)
+            with _Alarm(settings.timeout, partial(listener.progressed, job)) as report:
+                error = run(job, here, report)
+            dispatch.finish(job, error)
+
+
+class _Alarm:
+    """Passes reports on, and raises StageTimeout in this (the main) thread when a stage takes too long."""
+
+    def __init__(self, seconds: float | None, report: StageReport) -> None:
+        self.seconds, self.report, self.stage = seconds, report, ""
+
+    def __enter__(self) -> StageReport:
+        if self.seconds is not None:
+            signal.signal(signal.SIGALRM, self._ring)
+        return self._heard
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.seconds is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _heard(self, stage: str, done: int, total: int) -> None:
+        if self.seconds is not None and stage != self.stage:
+            self.stage = stage
+            signal.setitimer(signal.ITIMER_REAL, self.seconds)
+        self.report(stage, done, total)
+
+    def _ring(self, _number: int, _frame: FrameType | None) -> NoReturn:
+        assert self.seconds is not None
+        raise StageTimeout(self.stage, self.seconds)
