@@ -92,7 +92,7 @@ class RunSettings:
     """What all jobs of a run share. device: "cpu" or "cuda"; threads: CPU threads per job; gate: whether an
     FP32 accuracy far below the expected one stops the run; executor, command and commit go into provenance;
     run: names this run, so that a cell can tell whether its synthesis was made before it; plugins: absolute paths of
-    plugin files; timeout: most seconds a stage of a job may take."""
+    plugin files; timeout: most seconds a stage of a job may take; started: when, in ISO form."""
 
     results: Path
     device: str
@@ -104,6 +104,7 @@ class RunSettings:
     run: str
     plugins: tuple[str, ...] = ()
     timeout: float | None = None
+    started: str = ""
 
 
 @dataclass

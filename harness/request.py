@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -145,6 +146,7 @@ def run_settings(arguments: argparse.Namespace, request: Request) -> tuple[RunSe
         run=uuid4().hex,
         plugins=_plugins(arguments),
         timeout=arguments.timeout,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     there = Resources(cpus, gpus, arguments.address, cores)
     if device == "cuda":

@@ -25,7 +25,7 @@ from harness.trial import StageReport, run_job
 from methods.errors import UsageError
 
 # Read when Ray is imported: no usage report, no output of Tune's own, no logs and no state that nobody reads, Ctrl-C
-# left to us.
+# left to us; up to four workers start at the same time.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -34,6 +34,7 @@ _QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000",
+    "TUNE_MAX_PENDING_TRIALS_PG": "4",
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "3600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -57,8 +58,10 @@ _WORKER_ENVIRONMENT = {
 }
 
 
-def connect(address: str | None) -> None:
-    """Start or join Ray; raises UsageError when it cannot be reached."""
+def connect(address: str | None, **pretended: int) -> None:
+    """Start Ray, with pretended num_cpus and num_gpus if given, or join it; raises UsageError when it cannot be
+    reached."""
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that dies is tried again, or told of by us
     if ray.is_initialized():
         return
     try:
@@ -68,6 +71,7 @@ def connect(address: str | None) -> None:
             log_to_driver=False,
             runtime_env={"env_vars": _WORKER_ENVIRONMENT},
             logging_level=logging.ERROR,
+            **pretended,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UsageError(f"Ray cannot be reached at {address!r}: {error}.") from error

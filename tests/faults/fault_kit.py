@@ -11,15 +11,13 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, Protocol
 
 from harness import bench
 
@@ -61,9 +59,24 @@ def run(results: Path, *words: str) -> tuple[int, str]:
     return code, out.getvalue()
 
 
+class Driver(Protocol):
+    """A command in a process of its own, as multiprocessing has it."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its number."""
+
+    @property
+    def exitcode(self) -> int | None:
+        """None while it runs."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, so many seconds at most."""
+
+
 @contextlib.contextmanager
-def driver(results: Path, *words: str, prepare: Callable[[], None] = lambda: None) -> Iterator[BaseProcess]:
-    """Run the matrix in a process of its own, which leads a session as a terminal's foreground job does.
+def driver(results: Path, *words: str, prepare: Callable[[], None] = lambda: None) -> Iterator[Driver]:
+    """Run the matrix in a process that leads a session, as a terminal's foreground job does.
 
     The process is forked from this one, so that it need not import everything again; it is gone at the end.
     """
@@ -71,9 +84,8 @@ def driver(results: Path, *words: str, prepare: Callable[[], None] = lambda: Non
     def main() -> None:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        sys.stdout = sys.stderr = Path(os.devnull).open("w")
         prepare()
-        os._exit(bench.main(["--results", str(results), *MATRIX, *words]))
+        os._exit(run(results, *words)[0])
 
     process = multiprocessing.get_context("fork").Process(target=main)
     process.start()

@@ -1,7 +1,7 @@
 """A method and a backend that take hardly any work, and misbehave when told to by a file in the folder FAULTS_CONTROL.
 
-`hang`: the next quantization sleeps for good; `die`: the next one takes its process with it; `hungry`: all of them run
-out of memory while they have less than a whole GPU.
+`hang`: the next quantization sleeps for good; `die`: the next one takes its process with it; `hungry`: the next one
+runs out of memory if it has less than a whole GPU.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _misbehave() -> None:
         time.sleep(3600)
     if _taken(control / "die"):
         os._exit(1)
-    if (control / "hungry").exists() and _gpus() < 1:
+    if _gpus() < 1 and _taken(control / "hungry"):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
