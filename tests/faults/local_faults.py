@@ -111,6 +111,29 @@ def clock_backwards(folder: Path, times: int, moments: random.Random) -> Outcome
     return outcome
 
 
+def two_commands(folder: Path, times: int, moments: random.Random) -> Outcome:
+    """The same command twice on one folder, one a moment later, one of them killed: the other completes the matrix,
+    and does nothing twice but what the killed one was at."""
+    outcome = Outcome("two commands on one folder, one killed")
+    for number in range(times):
+        results, log = folder / str(number), Path(os.environ[CONTROL]) / "log"
+        log.write_text("")
+        with driver(results, *LOCAL) as first, driver(results, *LOCAL) as second:
+            first.join(moments.uniform(0, undisturbed()[1]))
+            assert first.pid is not None
+            if first.exitcode is None:
+                os.kill(first.pid, signal.SIGKILL)
+            second.join(120)
+            if second.exitcode != 0 or len(recorded(results)) != CELLS:
+                outcome.problems.append(f"exit code {second.exitcode}, {len(recorded(results))} cells recorded")
+        done = log.read_text().split()
+        if not CELLS + CELLS // 2 <= len(done) <= CELLS + CELLS // 2 + 1:
+            outcome.problems.append(f"{len(done)} jobs were executed for {CELLS} cells and {CELLS // 2} syntheses")
+        log.unlink()
+        finish(outcome, results)
+    return outcome
+
+
 def hanging(folder: Path, times: int, moments: random.Random) -> Outcome:
     """A quantization that never ends: its cell fails alone, with a sentence."""
     outcome = Outcome("hanging trial, --timeout (local)")
@@ -140,5 +163,6 @@ SCENARIOS: dict[str, Callable[[Path, int, random.Random], Outcome]] = {
     "truncated_reference": partial(truncated, kind="reference"),
     "truncated_record": partial(truncated, kind="record"),
     "clock_backwards": clock_backwards,
+    "two_commands": two_commands,
     "hanging": hanging,
 }
