@@ -77,9 +77,10 @@ def occupied(count: int, seconds: float, workers: int, gpus: int) -> float:
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:
         settings = RunSettings(Path(folder), "cpu", 1, False, "ray", "", None, uuid.uuid4().hex)
-        ray_tune.connect(None, num_cpus=workers, num_gpus=gpus)
+        resources = Resources(1, float(gpus > 0))
+        ray_tune.connect(resources, num_cpus=workers, num_gpus=gpus)
         jobs: list[Job] = [_sleeper(number, seconds) for number in range(count)]
-        ray_tune.execute(jobs, settings, clock, Resources(1, float(gpus > 0)), _sleep)
+        ray_tune.execute(jobs, settings, clock, resources, _sleep)
     return clock.seconds
 
 

@@ -29,9 +29,9 @@ class Demand:
 def demand(job: Job, resources: Resources) -> Demand:
     """Return what a job is given."""
     gpus = resources.gpus
-    if gpus is None:
-        gpus = _share(job, resources.gpu_mb) if resources.cuda else 0.0
-    return Demand(resources.cpus or _threads(job, resources, gpus), gpus)
+    if resources.cuda and not resources.fixed_gpus:
+        gpus = _share(job, resources.gpu_mb)
+    return Demand(resources.cpus if resources.fixed_cpus else _threads(job, resources, gpus), gpus)
 
 
 def threads_for(entry: ModelEntry, cores: int) -> int:

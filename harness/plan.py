@@ -71,7 +71,7 @@ def make_plan(requests: list[Request], results: Path) -> Plan:
 def _longest_way_first(syntheses: list[SynthesisJob], cells: list[CellJob]) -> list[Job]:
     """Order jobs by the work from their start to the end of the run, so that the tail is short: that of a synthesis
     is its own and its largest cell's. Passes of several models are weighed by their operations."""
-    entries = {job.subject.entry for job in (*syntheses, *cells)}
+    entries = {job.subject.entry for job in cells}
     weights = {entry: footprint(entry).flops if len(entries) > 1 else 1.0 for entry in entries}
     ways = {job.key: job.passes * weights[job.subject.entry] for job in cells}
     after: dict[str, float] = {}

@@ -135,10 +135,11 @@ def run_settings(arguments: argparse.Namespace, request: Request) -> tuple[RunSe
         raise UsageError(f"--gpus-per-trial {gpus:g}: this machine has {cuda} GPUs.")
     if arguments.timeout is not None and not (math.isfinite(arguments.timeout) and arguments.timeout > 0):
         raise UsageError(f"--timeout {arguments.timeout:g} is not a number of seconds above 0.")
+    threads = cpus or max(threads_for(subject.entry, cores) for subject in request.subjects)
     settings = RunSettings(
         results=arguments.results.absolute(),
         device=device,
-        threads=cpus or max(threads_for(subject.entry, cores) for subject in request.subjects),
+        threads=threads,
         gate=not arguments.no_fp32_gate,
         executor=arguments.executor,
         command=command_line(),
@@ -148,7 +149,8 @@ def run_settings(arguments: argparse.Namespace, request: Request) -> tuple[RunSe
         timeout=arguments.timeout,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    there = Resources(cpus, gpus, arguments.address, cores)
+    most = float(device == "cuda") if gpus is None else gpus
+    there = Resources(threads, most, arguments.address, cpus is not None, gpus is not None, cores)
     if device == "cuda":
         memory = torch.cuda.get_device_properties(0).total_memory / 2**20 if cuda else Resources.gpu_mb
         there = replace(there, cuda=max(1, cuda), gpu_mb=memory)

@@ -1,11 +1,12 @@
 """The local executor: all jobs one after the other in this process; needs no Ray.
 
-A stage's timeout is an alarm of the system: it interrupts Python code, not a call into a library that never returns.
+A stage's timeout interrupts Python code, not a call into a library that never returns.
 """
 
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -44,28 +45,36 @@ def execute(
 
 
 class _Alarm:
-    """Passes reports on, and raises StageTimeout in this (the main) thread when a stage takes too long."""
+    """Passes reports on, and raises StageTimeout when a stage takes too long.
+
+    In the main thread an alarm of the system does so; elsewhere the next report.
+    """
 
     def __init__(self, seconds: float | None, report: StageReport) -> None:
-        self.seconds, self.report, self.stage = seconds, report, ""
+        self.seconds, self.report, self.stage, self.since = seconds, report, "", 0.0
+        self.rings = seconds is not None and threading.current_thread() is threading.main_thread()
 
     def __enter__(self) -> StageReport:
-        if self.seconds is not None:
+        if self.rings:
             signal.signal(signal.SIGALRM, self._ring)
         return self._heard
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.seconds is not None:
+        if self.rings:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _heard(self, stage: str, done: int, total: int) -> None:
-        if self.seconds is not None and stage != self.stage:
-            self.stage = stage
-            signal.setitimer(signal.ITIMER_REAL, self.seconds)
         self.report(stage, done, total)
+        if self.seconds is None:
+            return
+        if stage != self.stage:
+            self.stage, self.since = stage, time.monotonic()
+            if self.rings:
+                signal.setitimer(signal.ITIMER_REAL, self.seconds)
+        elif time.monotonic() - self.since > self.seconds:
+            raise StageTimeout(stage, self.seconds)
 
     def _ring(self, _number: int, _frame: FrameType | None) -> NoReturn:
-        assert self.seconds is not None
-        raise StageTimeout(self.stage, self.seconds)
+        raise StageTimeout(self.stage, self.seconds or 0.0)

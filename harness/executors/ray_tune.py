@@ -17,7 +17,6 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from harness import catalog
-from harness.demand import demand
 from harness.dispatch import Dispatch
 from harness.executors import Listener, Resources
 from harness.jobs import Job, RunSettings
@@ -58,31 +57,26 @@ _WORKER_ENVIRONMENT = {
 }
 
 
-def connect(address: str | None, **pretended: int) -> None:
+def connect(resources: Resources, **pretended: int) -> None:
     """Start Ray, with pretended num_cpus and num_gpus if given, or join it; raises UsageError when it cannot be
-    reached."""
+    reached or has less than one trial needs."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that dies is tried again, or told of by us
-    if ray.is_initialized():
-        return
-    try:
-        ray.init(
-            address=address,
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            runtime_env={"env_vars": _WORKER_ENVIRONMENT},
-            logging_level=logging.ERROR,
-            **pretended,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UsageError(f"Ray cannot be reached at {address!r}: {error}.") from error
-
-
-def _refuse_too_much(jobs: list[Job], resources: Resources) -> None:
-    """Raise UsageError when a trial needs more than Ray has."""
+    if not ray.is_initialized():
+        try:
+            ray.init(
+                address=resources.address,
+                include_dashboard=None if resources.address else False,
+                log_to_driver=False,
+                runtime_env={"env_vars": _WORKER_ENVIRONMENT},
+                logging_level=logging.ERROR,
+                **pretended,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UsageError(f"Ray cannot be reached at {resources.address!r}: {error}.") from error
     there = ray.cluster_resources()
-    demands = [demand(job, resources) for job in jobs]
-    for name, wanted in (("CPU", max(d.cpus for d in demands)), ("GPU", max(d.gpus for d in demands))):
+    for name, wanted in (("CPU", resources.cpus), ("GPU", resources.gpus)):
         if wanted > there.get(name, 0):
+            ray.shutdown()
             raise UsageError(f"A trial asks for {wanted:g} {name}s, Ray has {there.get(name, 0):g}.")
 
 
@@ -93,9 +87,8 @@ def execute(
     if not jobs:
         return
     storage = settings.results.resolve() / "ray"
-    connect(resources.address)
+    connect(resources)
     try:
-        _refuse_too_much(jobs, resources)
         with Dispatch(jobs, settings, listener, alone=False) as dispatch:
             searcher = JobSearcher(dispatch, jobs, settings, resources)
             _tuner(jobs, settings, searcher, run).fit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from test_jobs import SUBJECT, cell, reference, synthesis
@@ -22,8 +23,12 @@ def of(job: Job, subject: Subject, **changes: float) -> Job:
     return replace(job, subject=subject, **changes)  # type: ignore[arg-type]
 
 
+def flexible(**there: Any) -> Resources:
+    return Resources(8, float("cuda" in there), fixed_cpus=False, fixed_gpus=False, **there)
+
+
 def test_threads_follow_the_models_size() -> None:
-    there = Resources(cores=32)
+    there = flexible(cores=32)
     assert demand(synthesis("s", "r"), there) == Demand(1, 0.0)
     assert demand(of(synthesis("s", "r"), BASE), there) == Demand(8, 0.0)
     assert demand(of(synthesis("s", "r"), BASE), replace(there, cores=3)) == Demand(3, 0.0)
@@ -32,7 +37,7 @@ def test_threads_follow_the_models_size() -> None:
 
 
 def test_what_is_asked_for_is_given() -> None:
-    there = Resources(cpus=2, gpus=0.7, cores=32, cuda=4)
+    there = Resources(2, 0.7, cores=32, cuda=4)
     for job in (synthesis("s", "r"), of(cell("c", "s", "r"), BASE), reference("r")):
         assert demand(job, there) == Demand(2, 0.7)
 
@@ -44,7 +49,7 @@ def test_the_share_is_the_smallest_whose_memory_holds_the_job(gpu_mb: float, exp
     assert 25_000 < peak < 34_000, "these bounds tell 0.25, 0.34, 0.5 and 1 of the four memories apart"
     job = of(synthesis("s", "r"), BASE)
     assert gpu_peak_mb(job) == pytest.approx(peak)
-    assert demand(job, Resources(cores=16, cuda=2, gpu_mb=gpu_mb)).gpus == expected
+    assert demand(job, flexible(cores=16, cuda=2, gpu_mb=gpu_mb)).gpus == expected
 
 
 def test_the_stage_counts() -> None:
@@ -54,7 +59,7 @@ def test_the_stage_counts() -> None:
 
 
 def test_cores_are_divided_with_the_gpus() -> None:
-    there = Resources(cores=16, cuda=4, gpu_mb=40_000)
+    there = flexible(cores=16, cuda=4, gpu_mb=40_000)
     assert demand(of(synthesis("s", "r"), BASE), there) == Demand(4, 1.0)
     assert demand(of(reference("r"), BASE), there) == Demand(1, 0.25)
 
