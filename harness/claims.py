@@ -3,8 +3,9 @@
 A claim on a job is a file made with O_EXCL under `RESULTS/cache/claims`, so one command alone can make it. Its
 holder touches it every second. Whoever finds a claim watches its modification time: one that has not *changed* for
 `STALE_SECONDS`, counted by the watcher's own monotonic clock, is stale. No two clocks are compared, so clocks that
-differ or jump do no harm. A claim that says which process it stands and falls with is stale as soon as that process
-is gone from this machine. A stale claim `KEY.0` is taken over by making `KEY.1`, which again one command alone can.
+differ or jump do no harm. A claim that says which process of this machine it stands and falls with is stale when, and
+only when, that process is gone. A stale claim `KEY.0` is taken over by making `KEY.1`, which again one command alone
+can.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Claims:
         self._closed = threading.Event()
 
     def __enter__(self) -> Claims:
+        self._sweep()
         threading.Thread(target=self._beat, daemon=True, name="claims").start()
         return self
 
@@ -102,8 +104,16 @@ class Claims:
         seen = self._watched.get(path)
         if seen is None or seen[0] != touched:
             seen = self._watched[path] = (touched or 0, time.monotonic())
-        stale = _gone(owner) or time.monotonic() - seen[1] > STALE_SECONDS
+        ended = _ended(owner)
+        stale = time.monotonic() - seen[1] > STALE_SECONDS if ended is None else ended
         return touched if stale else None
+
+    def _sweep(self) -> None:
+        """Remove the claims that ended processes of this machine have left on jobs that nobody may want any more."""
+        for path in self.folder.glob("*.*"):
+            with suppress(FileNotFoundError):  # another command swept it
+                if _ended(path.read_text()):
+                    path.unlink()
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT_SECONDS):
@@ -150,7 +160,9 @@ def _born(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def _gone(owner: str) -> bool:
-    """Whether a claim's process ran on this machine and has ended."""
+def _ended(owner: str) -> bool | None:
+    """Whether a claim's process has ended; None when it is not one of this machine, or not told."""
     words = owner.split()
-    return len(words) == 3 and words[0] == _machine() and _born(int(words[1])) != words[2]
+    if len(words) != 3 or words[0] != _machine():
+        return None
+    return _born(int(words[1])) != words[2]

@@ -142,6 +142,3 @@ def finish(outcome: Outcome, results: Path, *words: str) -> None:
     outcome.wrong += len(set(after) - set(expected))
     if code != 0:
         outcome.problems.append(f"the rerun ended with {code}: {text.splitlines()[-1]}")
-    left = [path.name for path in (results / "cache" / "claims").iterdir()]
-    if left:
-        outcome.problems.append(f"claims are left: {left}")

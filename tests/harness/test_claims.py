@@ -111,15 +111,25 @@ def test_a_process_that_is_gone_frees_its_claims_at_once(tmp_path: Path) -> None
     assert names(tmp_path) == ["a.0"]
     with Claims(tmp_path, alone=True) as mine:
         assert mine.take("a")
-        assert names(tmp_path) == ["a.0", "a.1"]
+        assert names(tmp_path) == ["a.0"], "what was left is swept"
 
 
 def test_a_number_used_again_by_another_process_is_not_its_owner(tmp_path: Path) -> None:
     machine, pid, born = claims._this_process().split()
-    assert not claims._gone(f"{machine} {pid} {born}")
-    assert claims._gone(f"{machine} {pid} {int(born) + 1}")
-    assert not claims._gone(f"elsewhere {pid} {int(born) + 1}"), "another machine's processes are not seen from here"
-    assert not claims._gone(""), "a claim whose text is not written yet"
+    assert claims._ended(f"{machine} {pid} {born}") is False
+    assert claims._ended(f"{machine} {pid} {int(born) + 1}") is True
+    assert claims._ended(f"elsewhere {pid} {int(born) + 1}") is None, "another machine's are not seen from here"
+    assert claims._ended("") is None, "a claim whose text is not written yet"
+
+
+def test_what_a_dead_command_left_is_swept_and_a_living_one_is_never_stale(tmp_path: Path) -> None:
+    machine, pid, born = claims._this_process().split()
+    (tmp_path / "done.0").write_text(f"{machine} {pid} {int(born) + 1}")
+    (tmp_path / "far.0").write_text("")
+    (tmp_path / "mine.0").write_text(f"{machine} {pid} {born}")
+    with Claims(tmp_path, alone=True) as other:
+        assert names(tmp_path) == ["far.0", "mine.0"]
+        assert taken_within(other, "mine", 0.9) is None, "not touched, but its process is there"
 
 
 def test_a_folder_that_takes_no_file_stops_the_run(tmp_path: Path) -> None:
