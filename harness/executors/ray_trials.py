@@ -25,6 +25,8 @@ from methods.errors import UsageError
 
 _DIED = "the worker process died"
 _ATTEMPTS = 2
+_START = "start"
+_START_SECONDS = 600.0  # a worker's imports are no stage's fault
 
 
 class _Unsaved:
@@ -40,7 +42,7 @@ class _Trial:
 
     job: Job
     gpus: float
-    stage: str = "start"
+    stage: str = _START
     since: float | None = None
     stopped: str | None = None
 
@@ -111,12 +113,15 @@ class Relay(_Unsaved, TrialProgressCallback):  # type: ignore[misc]
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Kill the workers of the trials whose stage takes longer than the timeout."""
-        limit, now = self.searcher.settings.timeout, time.monotonic()
-        if limit is None:
+        timeout, now = self.searcher.settings.timeout, time.monotonic()
+        if timeout is None:
             return
         for trial in trials:
             mine = self.searcher.running.get(trial.trial_id)
-            if mine and not mine.stopped and mine.since is not None and now - mine.since > limit:
+            if mine is None or mine.stopped or mine.since is None:
+                continue
+            limit = max(timeout, _START_SECONDS) if mine.stage == _START else timeout
+            if now - mine.since > limit:
                 mine.stopped = str(StageTimeout(mine.stage, limit))
                 ray.kill(trial.temporary_state.ray_actor)
 

@@ -17,6 +17,7 @@ from fault_kit import CELLS, LOCAL, Outcome, driver, finish, recorded, run, undi
 from fault_plugin import CONTROL
 
 STOP_SECONDS = 5.0
+TIMEOUT = 5
 _DAY = 86_400
 
 
@@ -140,7 +141,7 @@ def hanging(folder: Path, times: int, moments: random.Random) -> Outcome:
     for number in range(times):
         results, order = folder / str(number), Path(os.environ[CONTROL]) / "hang"
         order.touch()
-        check_hang(outcome, results, run(results, *LOCAL, "--timeout", "2")[0])
+        check_hang(outcome, results, run(results, *LOCAL, "--timeout", str(TIMEOUT))[0])
         finish(outcome, results)
     return outcome
 
@@ -149,7 +150,7 @@ def check_hang(outcome: Outcome, results: Path, code: int) -> None:
     """Note what is wrong with a run in which one quantization hung."""
     records = [json.loads(path.read_text()) for path in (results / "records").iterdir()]
     errors = [record["error"] for record in records if record["status"] == "failed"]
-    sentence = "The stage 'quantize' was stopped after 2 s (--timeout)."
+    sentence = f"The stage 'quantize' was stopped after {TIMEOUT} s (--timeout)."
     if code != 1 or errors != [sentence] or len(records) != CELLS:
         outcome.problems.append(f"code {code}, {len(records)} cells recorded, errors {errors}")
 

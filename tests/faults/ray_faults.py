@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 from fault_kit import CELLS, MATRIX, ROOT, Outcome, finish, recorded
 from fault_plugin import CONTROL
-from local_faults import check_hang, stop
+from local_faults import TIMEOUT, check_hang, stop
 
 _NODES = 3
 _WAIT_SECONDS = 300.0
@@ -181,7 +181,7 @@ def hanging(folder: Path, times: int, moments: random.Random, nodes: Nodes) -> O
     for number in range(times):
         results = folder / str(number)
         (Path(os.environ[CONTROL]) / "hang").touch()
-        with nodes.driver(results, "--timeout", "2") as process:
+        with nodes.driver(results, "--timeout", str(TIMEOUT)) as process:
             process.join(_WAIT_SECONDS)
             check_hang(outcome, results, process.exitcode or 0)
         finish(outcome, results)
