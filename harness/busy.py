@@ -107,12 +107,12 @@ def schedule_of(records: list[Record], workers: int) -> Iterator[str]:
     makes = {key: record["stages"]["synthesize"]["seconds"] for key, record in syntheses.items()}
     ideal = list_schedule([(makes[key], cells[key]) for key in syntheses], workers)
     yield f"Ideal list schedule on {workers} workers, nothing but the stages: {ideal:.1f} s."
-    if any(record["stages"]["synthesize"]["cached"] for record in finished):
-        yield "Syntheses were taken from the cache: these records are not of one run, the time it took is not known."
+    starts = {record["provenance"].get("started") for record in finished}
+    if len(starts) != 1 or None in starts or any(record["stages"]["synthesize"]["cached"] for record in finished):
+        yield "These records are not of one run from an empty cache: the time it took is not known."
         return
-    starts = [datetime.fromisoformat(record["provenance"]["started"]) for record in finished]
     ends = [datetime.fromisoformat(record["provenance"]["time"]) for record in finished]
-    wall = (max(ends) - min(starts)).total_seconds()
+    wall = (max(ends) - datetime.fromisoformat(starts.pop())).total_seconds()
     yield f"From the command's start to the last record: {wall:.0f} s, {wall / ideal:.2f} of the ideal."
 
 
