@@ -1,4 +1,4 @@
-.PHONY: check test test-slow demo results
+.PHONY: check test test-slow faults demo results
 
 check:
 	ruff format --check .
@@ -10,6 +10,10 @@ test:
 
 test-slow:
 	pytest -m "slow"
+
+# Every fault 20 times: half an hour and more. FAULT_TIMES=2 make test-slow strikes twice.
+faults:
+	PYTHONPATH=. python tests/faults/table.py
 
 demo:
 	python -m harness.bench

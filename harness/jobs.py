@@ -6,6 +6,7 @@ model's reference (whose gate stops a run on wrong weights before hours are spen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -94,7 +95,7 @@ class RunSettings:
     """What all jobs of a run share. device: "cpu" or "cuda"; threads: CPU threads per job; gate: whether an
     FP32 accuracy far below the expected one stops the run; executor, command and commit go into provenance;
     run: names this run, so that a cell can tell whether its synthesis was made before it; plugins: absolute paths of
-    plugin files."""
+    plugin files; timeout: most seconds a stage of a job may take; started: when, in ISO form."""
 
     results: Path
     device: str
@@ -105,19 +106,23 @@ class RunSettings:
     commit: str | None
     run: str
     plugins: tuple[str, ...] = ()
+    timeout: float | None = None
+    started: str = ""
 
 
 @dataclass
 class Schedule:
     """Which job may run next, given what is done; both executors follow it.
 
-    Jobs are handed out in the order they were given, each as soon as what it needs is done. The jobs that
-    need a failed one are blocked.
+    Jobs are handed out in the order they were given, each as soon as what it needs is done and `take` grants it.
+    The jobs that need a failed one are blocked.
     """
 
     jobs: list[Job]
+    take: Callable[[Job], bool] = lambda _job: True
     _waiting: dict[str, Job] = field(init=False)
     _missing: set[str] = field(init=False)
+    _returned: set[str] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         self._waiting = {job.key: job for job in self.jobs}
@@ -126,9 +131,14 @@ class Schedule:
     def next(self) -> Job | None:
         """Hand out the next job that is ready, or None when all that is left must wait."""
         for job in self._waiting.values():
-            if not needs(job) & self._missing:
+            if not needs(job) & self._missing and (job.key in self._returned or self.take(job)):
                 return self._waiting.pop(job.key)
         return None
+
+    def put_back(self, job: Job) -> None:
+        """Let a job that was handed out be the first of those that wait; it needs no second grant."""
+        self._returned.add(job.key)
+        self._waiting = {job.key: job, **self._waiting}
 
     @property
     def exhausted(self) -> bool:

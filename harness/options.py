@@ -46,7 +46,15 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="CPU threads of a trial (default: 1 for small models, else all, 8 at most)",
     )
     group.add_argument(
-        "--gpus-per-trial", type=float, help="GPUs of a trial, may be a fraction (default: 1 on CUDA, else 0)"
+        "--gpus-per-trial",
+        type=float,
+        help="GPUs of a trial, may be a fraction (default: on CUDA by the model's size and the stage, else 0)",
+    )
+    group.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="stop a stage of a job that takes longer; its cells fail alone",
     )
     group.add_argument("--address", help="Ray cluster to join (default: start Ray here)")
     group.add_argument("--plan", action="store_true", help="print what would run, and run nothing")

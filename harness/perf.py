@@ -31,6 +31,8 @@ _EXAMPLES = """examples:
   python -m harness.perf --models deit_t --set spdfq.region_schedule=one
   python -m harness.perf --models vit_b --images 32 --steps 2 --micro-batch 16
   python -m harness.perf --models deit_t --backends minmax,repq,erq --bits w8a8,w4a4 --images 32 --weights DIR
+  python -m harness.perf --scheduling
+  python -m harness.perf --schedule-of results/digits --workers 2
 """
 
 
@@ -117,13 +119,42 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     result.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     result.add_argument("--out", type=Path, help="file to write the table to, as Markdown")
+    result.add_argument(
+        "--scheduling", action="store_true", help="time Ray's scheduling of jobs that only sleep instead"
+    )
+    result.add_argument(
+        "--schedule-of",
+        type=Path,
+        metavar="RESULTS",
+        help="hold a recorded run against the ideal list schedule instead",
+    )
+    result.add_argument("--workers", type=positive, default=2, help="how many jobs that run had at once")
     return result
 
 
 def main(words: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parser().parse_args(words)
+    if arguments.scheduling or arguments.schedule_of:
+        return run_command(lambda: _scheduling(arguments))
     return run_command(lambda: _perf(arguments))
+
+
+def _scheduling(arguments: argparse.Namespace) -> int:
+    from harness.busy import schedule_of, scheduling
+    from harness.records import load_records
+    from methods.errors import UsageError
+
+    if arguments.schedule_of:
+        records = load_records([arguments.schedule_of]).sound
+        if not records:
+            raise UsageError(f"There are no records in {arguments.schedule_of}.")
+        sentences = schedule_of(records, arguments.workers)
+    else:
+        sentences = scheduling()
+    for sentence in sentences:
+        print(sentence, flush=True)
+    return 0
 
 
 def _perf(arguments: argparse.Namespace) -> int:

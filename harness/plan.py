@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.cache import Cache
 from harness.cells import Cell, Identity, cell_key, reference_key, synthesis_key
 from harness.data import DataSource, open_images
+from harness.estimate import footprint
 from harness.jobs import CellJob, Job, ReferenceJob, Subject, SynthesisJob
 from harness.records import damage, is_recorded
 from harness.settings import Overrides, changed_settings, effective_config
@@ -38,7 +39,7 @@ class Request:
 @dataclass(frozen=True)
 class Plan:
     """cells: every cell asked for; recorded: the keys of those that need not be run; jobs: the work, in the
-    order it should be started: references, then the largest syntheses and cells first; damaged: a sentence
+    order it should be started: references, then what has the longest way to the end first; damaged: a sentence
     for every record of a cell asked for that does not count, whose cell is therefore measured again."""
 
     cells: list[CellJob]
@@ -62,10 +63,23 @@ def make_plan(requests: list[Request], results: Path) -> Plan:
     left = [job for key, job in cells.items() if key not in recorded]
     needed = {job.synthesis for job in left}, {job.reference for job in left}
     first = [job for key, job in references.items() if key in needed[1]]
-    second = sorted((job for key, job in syntheses.items() if key in needed[0]), key=lambda job: -job.passes)
-    third = sorted(left, key=lambda job: -job.passes)
+    rest = _longest_way_first([job for key, job in syntheses.items() if key in needed[0]], left)
     damaged = [problem for job in left if (problem := damage(results, job.key))]
-    return Plan(list(cells.values()), recorded, [*first, *second, *third], damaged)
+    return Plan(list(cells.values()), recorded, [*first, *rest], damaged)
+
+
+def _longest_way_first(syntheses: list[SynthesisJob], cells: list[CellJob]) -> list[Job]:
+    """Order jobs by the work from their start to the end of the run, so that the tail is short: that of a synthesis
+    is its own and its largest cell's. Passes of several models are weighed by their operations."""
+    entries = {job.subject.entry for job in cells}
+    weights = {entry: footprint(entry).flops if len(entries) > 1 else 1.0 for entry in entries}
+    ways = {job.key: job.passes * weights[job.subject.entry] for job in cells}
+    after: dict[str, float] = {}
+    for job in cells:
+        after[job.synthesis] = max(after.get(job.synthesis, 0.0), ways[job.key])
+    ways |= {job.key: job.passes * weights[job.subject.entry] + after[job.key] for job in syntheses}
+    jobs: list[Job] = [*syntheses, *cells]
+    return sorted(jobs, key=lambda job: -ways[job.key])
 
 
 def _all_cells(requests: list[Request]) -> Iterator[tuple[Request, Subject, Cell, Identity]]:

@@ -64,6 +64,7 @@ def provenance(settings: RunSettings) -> dict[str, Any]:
     return {
         "commit": settings.commit,
         "command": settings.command,
+        "started": settings.started,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": settings.device,
         "processor": processor(),

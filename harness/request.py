@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from uuid import uuid4
 
 from harness import catalog
 from harness.data import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked
+from harness.demand import threads_for
 from harness.executors import Resources
 from harness.files import check_writable
 from harness.jobs import RunSettings, Subject
@@ -22,9 +25,6 @@ from harness.weights import find_weights, load_model
 from harness.zoo import ModelEntry, select_models
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
-
-_SMALL = 2_000_000
-_MOST_THREADS = 8
 
 
 def read_request(
@@ -138,30 +138,30 @@ def run_settings(arguments: argparse.Namespace, request: Request) -> tuple[RunSe
         raise UsageError("--device cuda: this machine has no CUDA device.")
     device = "cuda" if arguments.device == "cuda" or (arguments.device == "auto" and cuda) else "cpu"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cpus = arguments.cpus_per_trial or _threads(request, cores)
-    gpus = arguments.gpus_per_trial if arguments.gpus_per_trial is not None else float(device == "cuda")
-    if not arguments.address and cpus > cores:
+    cpus, gpus = arguments.cpus_per_trial, arguments.gpus_per_trial
+    if cpus is not None and not arguments.address and cpus > cores:
         raise UsageError(f"--cpus-per-trial {cpus}: this machine has {cores} CPUs.")
-    if not (math.isfinite(gpus) and gpus >= 0) or (not arguments.address and gpus > cuda):
+    if gpus is not None and (not (math.isfinite(gpus) and gpus >= 0) or (not arguments.address and gpus > cuda)):
         raise UsageError(f"--gpus-per-trial {gpus:g}: this machine has {cuda} GPUs.")
+    if arguments.timeout is not None and not (math.isfinite(arguments.timeout) and arguments.timeout > 0):
+        raise UsageError(f"--timeout {arguments.timeout:g} is not a number of seconds above 0.")
+    threads = cpus or max(threads_for(subject.entry, cores) for subject in request.subjects)
     settings = RunSettings(
         results=arguments.results.absolute(),
         device=device,
-        threads=cpus,
+        threads=threads,
         gate=not arguments.no_fp32_gate,
         executor=arguments.executor,
         command=command_line(),
         commit=git_commit(),
         run=uuid4().hex,
         plugins=plugins(arguments),
+        timeout=arguments.timeout,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return settings, Resources(cpus, gpus, arguments.address)
-
-
-def _threads(request: Request, cores: int) -> int:
-    """Return 1 when all models are small, so that trials run side by side; else the cores there are, 8 at most.
-
-    The same rule under both executors: sums depend on the number of threads in their last bits.
-    """
-    sizes = [sum(p.numel() for p in load_model(s.entry, s.weights).parameters()) for s in request.subjects]
-    return 1 if max(sizes) < _SMALL else min(cores, _MOST_THREADS)
+    most = float(device == "cuda") if gpus is None else gpus
+    there = Resources(threads, most, arguments.address, cpus is not None, gpus is not None, cores)
+    if device == "cuda":
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**20 if cuda else Resources.gpu_mb
+        there = replace(there, cuda=max(1, cuda), gpu_mb=memory)
+    return settings, there

@@ -10,7 +10,7 @@ import gc
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness import catalog
@@ -38,31 +38,67 @@ if TYPE_CHECKING:
 
 StageReport: TypeAlias = Callable[[str, int, int], None]
 GATE_POINTS = 15.0
+OUT_OF_MEMORY = "Out of memory"
 _MOST_VIEWS = {"cpu": 32, "cuda": 128}
+
+
+class StageTimeout(Exception):
+    """A stage took longer than it may."""
+
+    def __init__(self, stage: str, seconds: float) -> None:
+        super().__init__(f"The stage {stage!r} was stopped after {seconds:g} s (--timeout).")
 
 
 def run_job(job: Job, settings: RunSettings, report: StageReport) -> str | None:
     """Run a job; returns None, or the text of the error that made it fail (a failed cell is also recorded).
 
-    Raises UsageError when the whole run should stop (the FP32 gate).
+    The text begins with OUT_OF_MEMORY when memory ran out even with the smallest batches. `report` hears of every
+    stage as it begins. Raises UsageError when the whole run should stop (the FP32 gate).
     """
     import torch
 
     catalog.load(settings.plugins)
+    _freeze_libraries()
     torch.set_num_threads(settings.threads)
     try:
         _RUNNERS[type(job)](job, settings, report)
     except UsageError:
         raise
     except Exception as error:  # whatever a method or backend raises fails its own job, not the run
-        text = f"{type(error).__name__}: {error}"
-        fail_job(job, settings, text, traceback.format_exc())
+        text = _described(error)
+        try:
+            fail_job(job, settings, text, traceback.format_exc())
+        except OSError as second:  # a full disk takes no record of itself; the rest of the run may fit
+            text += f" (of which no record could be written: {second})"
         return text
     finally:
         gc.collect()
         if settings.device == "cuda":
             torch.cuda.empty_cache()
     return None
+
+
+@lru_cache
+def _freeze_libraries() -> None:
+    """Take what the libraries hold out of the garbage collector's sight, once per process.
+
+    A collection walks all objects it knows: with torch and timm loaded 0.3 s, twice a job, more than a short cell's
+    own work.
+    """
+    import accelerate  # noqa: F401 - loaded now, to be frozen
+    import timm  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+
+
+def _described(error: Exception) -> str:
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    if isinstance(error, StageTimeout):
+        return str(error)
+    exhausted = should_reduce_batch_size(error) or str(error).startswith("No executable batch size")
+    return f"{OUT_OF_MEMORY}: {error}" if exhausted else f"{type(error).__name__}: {error}"
 
 
 def fail_job(job: Job, settings: RunSettings, error: str, trace: str = "") -> None:
@@ -104,6 +140,7 @@ def _reference(
     cache = Cache.of(settings.results, "reference")
     entry = cache.load(key)
     if entry is None:
+        report(0, 1)
         logits = logits_of(_model(subject, settings), data, subject.entry, _device(settings), report)
         cache.store(key, {"logits": logits}, {})
         return logits
@@ -115,6 +152,7 @@ def _run_synthesis(job: SynthesisJob, settings: RunSettings, report: StageReport
     cache = Cache.of(settings.results, "synthesis")
     if cache.load(job.key) is not None:
         return
+    report("synthesize", 0, 1)
     with metered(_device(settings)) as meter:
         images = _synthesized(job, settings, partial(report, "synthesize"))
     tensors = {"images": images.images, **images.extras}
@@ -167,11 +205,13 @@ def _run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
     synthesis = _require(Cache.of(settings.results, "synthesis").load(job.synthesis), job)
     model = _model(job.subject, settings)
     images = synthesis.tensors["images"]
+    report("quantize", 0, 1)
     with metered(device) as quantizing:
         context = QuantizationContext(generator(job.cell.seed, "quantization"), partial(report, "quantize"))
         quantized = BACKENDS.get(job.cell.backend).quantize(
             model, images.to(device), job.bits, job.backend_config, context
         )
+    report("evaluate", 0, 1)
     with metered(device) as evaluating:
         logits = logits_of(quantized, job.data, entry, device, partial(report, "evaluate"))
     reference = _reference(job.subject, job.data, job.reference, settings, partial(report, "fp32"))

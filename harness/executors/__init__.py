@@ -13,11 +13,21 @@ from harness.jobs import Job
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial is given, and the Ray cluster to join (None: start Ray here)."""
+    """What one trial is given at most, and the Ray cluster to join (address; None: start Ray here).
+
+    fixed_cpus, fixed_gpus: whether every trial is given just that (as asked for), or less by its model's size and its
+    stage. cores, cuda, gpu_mb: CPU cores and CUDA devices here, and the memory of one in MiB; cuda is 0 when trials
+    run on the CPU.
+    """
 
     cpus: int
     gpus: float
     address: str | None = None
+    fixed_cpus: bool = True
+    fixed_gpus: bool = True
+    cores: int = 1
+    cuda: int = 0
+    gpu_mb: float = 16384.0
 
 
 class Listener(Protocol):

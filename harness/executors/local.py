@@ -1,22 +1,80 @@
-"""The local executor: all jobs one after the other in this process; needs no Ray."""
+"""The local executor: all jobs one after the other in this process; needs no Ray.
+
+A stage's timeout interrupts Python code, not a call into a library that never returns.
+"""
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from types import FrameType, TracebackType
+from typing import NoReturn
 
+from harness.demand import demand
+from harness.dispatch import Dispatch
 from harness.executors import Listener, Resources
-from harness.jobs import Job, RunSettings, Schedule
-from harness.trial import fail_job, run_job
+from harness.jobs import Job, RunSettings
+from harness.trial import StageReport, StageTimeout, run_job
+
+_WAIT_SECONDS = 0.1
 
 
-def execute(jobs: list[Job], settings: RunSettings, listener: Listener, resources: Resources) -> None:
+def execute(
+    jobs: list[Job],
+    settings: RunSettings,
+    listener: Listener,
+    resources: Resources,
+    run: Callable[[Job, RunSettings, StageReport], str | None] = run_job,
+) -> None:
     """Run the jobs, all resources being this process' own; raises UsageError when one finds that the run must stop."""
-    schedule = Schedule(jobs)
-    while (job := schedule.next()) is not None:
-        listener.started(job)
-        error = run_job(job, settings, partial(listener.progressed, job))
-        listener.finished(job, error)
-        for lost in schedule.finish(job, failed=error is not None):
-            reason = f"{job.label()} failed: {error}"
-            fail_job(lost, settings, reason)
-            listener.finished(lost, reason)
+    with Dispatch(jobs, settings, listener, alone=True) as dispatch:
+        while not dispatch.exhausted:
+            job = dispatch.next()
+            if job is None:  # what is left waits for another command
+                time.sleep(_WAIT_SECONDS)
+                continue
+            listener.started(job)
+            here = replace(settings, threads=demand(job, resources).cpus)
+            with _Alarm(settings.timeout, partial(listener.progressed, job)) as report:
+                error = run(job, here, report)
+            dispatch.finish(job, error)
+
+
+class _Alarm:
+    """Passes reports on, and raises StageTimeout when a stage takes too long.
+
+    In the main thread an alarm of the system does so; elsewhere the next report.
+    """
+
+    def __init__(self, seconds: float | None, report: StageReport) -> None:
+        self.seconds, self.report, self.stage, self.since = seconds, report, "", 0.0
+        self.rings = seconds is not None and threading.current_thread() is threading.main_thread()
+
+    def __enter__(self) -> StageReport:
+        if self.rings:
+            signal.signal(signal.SIGALRM, self._ring)
+        return self._heard
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.rings:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _heard(self, stage: str, done: int, total: int) -> None:
+        self.report(stage, done, total)
+        if self.seconds is None:
+            return
+        if stage != self.stage:
+            self.stage, self.since = stage, time.monotonic()
+            if self.rings:
+                signal.setitimer(signal.ITIMER_REAL, self.seconds)
+        elif time.monotonic() - self.since > self.seconds:
+            raise StageTimeout(stage, self.seconds)
+
+    def _ring(self, _number: int, _frame: FrameType | None) -> NoReturn:
+        raise StageTimeout(self.stage, self.seconds or 0.0)

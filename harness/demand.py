@@ -1,0 +1,53 @@
+"""Demand: the CPUs and the share of a GPU that a job is given, from its model's size and its stage.
+
+Asked-for amounts (`--cpus-per-trial`, `--gpus-per-trial`) are given to every job. The rule for CPU threads is the
+same under both executors: sums depend on the number of threads in their last bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.estimate import gpu_peak_mb, parameters
+from harness.executors import Resources
+from harness.jobs import Job, SynthesisJob
+from harness.zoo import ModelEntry
+
+_SMALL = 2_000_000
+_MOST_THREADS = 8
+_SHARES = (0.25, 0.34, 0.5)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """CPUs, each a thread, and GPUs, which may be a fraction."""
+
+    cpus: int
+    gpus: float
+
+
+def demand(job: Job, resources: Resources) -> Demand:
+    """Return what a job is given."""
+    gpus = resources.gpus
+    if resources.cuda and not resources.fixed_gpus:
+        gpus = _share(job, resources.gpu_mb)
+    return Demand(resources.cpus if resources.fixed_cpus else _threads(job, resources, gpus), gpus)
+
+
+def threads_for(entry: ModelEntry, cores: int) -> int:
+    """Return 1 for a small model, so that trials run side by side; else all cores, 8 at most."""
+    return 1 if parameters(entry) < _SMALL else min(cores, _MOST_THREADS)
+
+
+def _threads(job: Job, resources: Resources, gpus: float) -> int:
+    """Return 1 for a synthesis without passes; on a GPU no more than the cores that go with the share."""
+    if isinstance(job, SynthesisJob) and not job.passes:
+        return 1
+    part = min(1.0, gpus / resources.cuda) if resources.cuda else 1.0
+    return threads_for(job.subject.entry, max(1, int(resources.cores * part)))
+
+
+def _share(job: Job, gpu_mb: float) -> float:
+    """Return the smallest share of a GPU whose memory is estimated to hold the job."""
+    peak = gpu_peak_mb(job)
+    return next((share for share in _SHARES if peak <= share * gpu_mb), 1.0)
