@@ -244,7 +244,7 @@ def test_asha_measures_growing_parts_and_stops_what_falls_behind(tmp_path: Path,
         for n, value in found.items():
             stopped = bool(seen.get(n)) and value < statistics.median(seen[n])
             seen.setdefault(n, []).append(value)
-            assert stopped == (n == int(row[2]) and n < 64)
+            assert stopped == (n == int(row[2]) and n < 64), (row, seen, found)
     assert len({int(row[2]) for row in rows}) > 1, "some sample was stopped early"
 
 

@@ -47,6 +47,7 @@ class OneLayer(nn.Module):
 def one_layer_student(monkeypatch: pytest.MonkeyPatch, micro_batch: int = 1 << 20) -> tuple[OneLayer, Student]:
     monkeypatch.setattr("methods.quant.swap.check_supported", lambda model: None)
     monkeypatch.setattr("methods.quant.swap.normed_layers", lambda model: [])
+    monkeypatch.setattr("methods.quant.swap.activated_layers", lambda model: [])
     teacher = OneLayer()
     return teacher, Student(teacher, Bits.parse("w4a4"), 0.01, micro_batch)
 
