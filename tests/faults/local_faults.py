@@ -13,8 +13,7 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
-from fault_kit import CELLS, LOCAL, Outcome, driver, finish, recorded, run, undisturbed
-from fault_plugin import CONTROL
+from fault_kit import CELLS, CONTROL, LOCAL, Outcome, driver, finish, recorded, run, undisturbed
 
 STOP_SECONDS = 5.0
 TIMEOUT = 5

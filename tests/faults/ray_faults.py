@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from fault_kit import CELLS, MATRIX, ROOT, Outcome, finish, recorded
-from fault_plugin import CONTROL
+from fault_kit import CELLS, CONTROL, MATRIX, ROOT, Outcome, finish, recorded
 from local_faults import TIMEOUT, check_hang, stop
 
 _NODES = 3

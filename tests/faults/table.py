@@ -14,8 +14,7 @@ from tempfile import TemporaryDirectory
 
 import local_faults
 import ray_faults
-from fault_kit import CELLS, Outcome
-from fault_plugin import CONTROL
+from fault_kit import CELLS, CONTROL, Outcome
 
 from harness.files import write_atomically
 from harness.grid import Grid, Word

@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 
 import pytest
-from fault_plugin import CONTROL
+from fault_kit import CONTROL
 from local_faults import SCENARIOS
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_plugin import CONTROL
+from fault_kit import CONTROL
 
 pytest.importorskip("ray")
 
