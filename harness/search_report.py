@@ -109,7 +109,7 @@ def space_grid(search: Search, best: Sample | None = None, found: dict[str, Impo
         for name, dimension in search.space.items()
     ]
     if best and found:
-        header += ["best", "importance", "rank corr."]
+        header += ["best value", "importance", "rank corr."]
         for row, (name, (share, correlation)) in zip(body, found.items(), strict=True):
             row += [
                 Word(value_text(best.settings[name])),

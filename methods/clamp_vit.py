@@ -27,7 +27,7 @@ from methods.architecture import attention_sites
 from methods.attention import attention_outputs
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.loop import Jitter, LoopSettings, optimize_images
+from methods.loop import Jitter, LoopSettings, from_noise
 from methods.losses import soft_cross_entropy, total_variation, variation_target
 from methods.patch_contrast import Neighbourhood
 
@@ -98,14 +98,10 @@ class ClampViT(Method):
 
     def synthesize(self, model: nn.Module, config: ClampViTConfig, context: SynthesisContext) -> SyntheticImages:
         """Draw classes and noise, then optimise the pixels; refuses models whose maps are too small to contrast."""
-        objective, space = _Objective(model, config, context), context.space
-        start = torch.randn((config.images, *space.shape), generator=context.generator).to(context.device)
-        scale = space.pixels(config.jitter)
-        limits = tuple(round(scale * (index + 1)) for index in range(config.rounds))
-        jitter = Jitter(limits, config.flip, context.generator)
-        images, losses = optimize_images(start, objective, config.loop(), space, context.report, jitter)
-        targets = objective.targets.cpu()
-        return SyntheticImages(images.cpu(), targets, losses, {"labels": targets.argmax(dim=1)})
+        objective = _Objective(model, config, context)
+        pixels = context.space.pixels(config.jitter)
+        jitter = Jitter.growing(pixels, config.rounds, config.flip, context.generator)
+        return from_noise(config.images, objective, config.loop(), context, jitter, objective.targets)
 
 
 class _Objective:

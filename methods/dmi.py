@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from methods.architecture import check_supported
 from methods.contracts import ImageSpace, Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.loop import Jitter, LoopSettings, View, optimize_images
+from methods.loop import Jitter, LoopSettings, View, from_noise
 from methods.losses import random_classes, soft_cross_entropy, total_variation
 
 
@@ -92,11 +91,7 @@ class InversionLoss:
 
     def minimised(self) -> SyntheticImages:
         """Draw noise and optimise the pixels."""
-        config, context = self.config, self.context
-        start = torch.randn((config.images, *context.space.shape), generator=context.generator).to(context.device)
-        images, losses = optimize_images(start, self, config.loop(), context.space, context.report)
-        targets = self.targets.cpu()
-        return SyntheticImages(images.cpu(), targets, losses, {"labels": targets.argmax(dim=1)})
+        return from_noise(self.config.images, self, self.config.loop(), self.context, targets=self.targets)
 
 
 class DMI(Method):

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from methods.contracts import ImageSpace, Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.loop import Jitter, LoopSettings, optimize_images
+from methods.loop import Jitter, LoopSettings, from_noise
 from methods.losses import random_classes, soft_cross_entropy, total_variation, variation_target
 from methods.patch_entropy import PatchEntropy
 from methods.patch_similarity import DensityLaw
@@ -109,11 +109,8 @@ class FDD(Method):
     def synthesize(self, model: nn.Module, config: FDDConfig, context: SynthesisContext) -> SyntheticImages:
         """Draw classes and noise, then optimise the pixels; refuses models without attention it understands."""
         objective = _Objective(model, config, context)
-        start = torch.randn((config.images, *context.space.shape), generator=context.generator).to(context.device)
         jitter = Jitter(config.limits(context.space), config.flip, context.generator)
-        images, losses = optimize_images(start, objective, config.loop(), context.space, context.report, jitter)
-        targets = objective.targets.cpu()
-        return SyntheticImages(images.cpu(), targets, losses, {"labels": targets.argmax(dim=1)})
+        return from_noise(config.images, objective, config.loop(), context, jitter, objective.targets)
 
 
 class _Objective:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from methods.contracts import ImageSpace, Report
+from methods.contracts import ImageSpace, Report, SynthesisContext, SyntheticImages
 from methods.errors import UsageError, unknown_name
 
 PRECISIONS = ("fp32", "bf16")
@@ -65,6 +65,11 @@ class Jitter:
     def show(self, images: Tensor, index: int) -> Tensor:
         """Return the images [n, C, H, W] as shown at a step of round `index`, differentiable."""
         return self.draw(index).show(images)
+
+    @classmethod
+    def growing(cls, first: float, rounds: int, flip: float, generator: torch.Generator) -> Jitter:
+        """Return PSAQ-ViT's jitter: up to `first` pixels in the first round, twice as far in the second, and so on."""
+        return cls(tuple(round(first * (index + 1)) for index in range(rounds)), flip, generator)
 
     def draw(self, index: int) -> View:
         """Draw how the images are shown at a step of round `index`."""
@@ -167,6 +172,23 @@ def _optimizer(images: Tensor, settings: LoopSettings) -> torch.optim.Optimizer:
     if decay > 0:
         return torch.optim.AdamW([images], lr=rate, betas=betas, weight_decay=decay)
     return torch.optim.Adam([images], lr=rate, betas=betas)
+
+
+def from_noise(
+    count: int,
+    objective: Objective,
+    settings: LoopSettings,
+    context: SynthesisContext,
+    jitter: Jitter | None = None,
+    targets: Tensor | None = None,
+) -> SyntheticImages:
+    """Optimise `count` images from standard normal noise; `targets` [count, classes] go with them and give labels."""
+    start = torch.randn((count, *context.space.shape), generator=context.generator).to(context.device)
+    images, losses = optimize_images(start, objective, settings, context.space, context.report, jitter)
+    if targets is None:
+        return SyntheticImages(images.cpu(), losses=losses)
+    targets = targets.cpu()
+    return SyntheticImages(images.cpu(), targets, losses, {"labels": targets.argmax(dim=1)})
 
 
 def _check(values: dict[str, float], step: int, first: float) -> None:

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from methods.architecture import attention_sites
 from methods.attention_logits import Operands, attention_operands
 from methods.augmentation import Look
-from methods.backends.minmax import RECIPE
 from methods.contracts import SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.loop import optimize_images
@@ -35,6 +34,7 @@ from methods.masked_alignment import RowSample, masked_difference
 from methods.mimiq import MimiQ, MimiQConfig, MimiQObjective
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
+from methods.quant.min_max import MIN_MAX
 from methods.quant.swap import insert_quantizers
 
 
@@ -115,7 +115,7 @@ class MaskAQObjective(MimiQObjective):
     def __init__(self, model: nn.Module, config: MaskAQConfig, context: SynthesisContext) -> None:
         super().__init__(model, config, context)
         bits = Bits.parse(config.student)
-        self.student = insert_quantizers(model, bits, RECIPE) if config.align_weight > 0 else None
+        self.student = insert_quantizers(model, bits, MIN_MAX) if config.align_weight > 0 else None
         self.student_sites = attention_sites(self.student) if self.student else []
 
     def refresh(self, images: Tensor) -> None:

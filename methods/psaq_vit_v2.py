@@ -19,9 +19,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods.contracts import ImageSpace, Method, SynthesisContext, SyntheticImages
+from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.loop import Jitter, LoopSettings, optimize_images
+from methods.loop import Jitter, LoopSettings, from_noise
 from methods.losses import total_variation, variation_target
 from methods.patch_entropy import PatchEntropy
 from methods.patch_similarity import DensityLaw
@@ -75,11 +75,6 @@ class PSAQViTV2Config:
         betas = (self.beta1, self.beta2)
         return LoopSettings(self.iterations, self.learning_rate, betas, self.warmup, self.precision, self.rounds)
 
-    def limits(self, space: ImageSpace) -> tuple[int, ...]:
-        """Return the largest roll of every round, in pixels of the model's images."""
-        scale = space.pixels(self.jitter)
-        return tuple(round(scale * (index + 1)) for index in range(self.rounds))
-
 
 class PSAQViTV2(Method):
     """Adaptive teacher-student synthesis."""
@@ -110,10 +105,9 @@ class PSAQViTV2(Method):
     def synthesize(self, model: nn.Module, config: PSAQViTV2Config, context: SynthesisContext) -> SyntheticImages:
         """Optimise the pixels from noise, against a student that learns; refuses models it cannot quantize."""
         objective = _Objective(model, config, context)
-        start = torch.randn((config.images, *context.space.shape), generator=context.generator).to(context.device)
-        jitter = Jitter(config.limits(context.space), config.flip, context.generator)
-        images, losses = optimize_images(start, objective, config.loop(), context.space, context.report, jitter)
-        return SyntheticImages(images.cpu(), losses=losses)
+        pixels = context.space.pixels(config.jitter)
+        jitter = Jitter.growing(pixels, config.rounds, config.flip, context.generator)
+        return from_noise(config.images, objective, config.loop(), context, jitter)
 
 
 class _Objective:

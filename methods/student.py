@@ -8,15 +8,8 @@ from torch.nn import functional
 
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
-from methods.quant.ranges import MinMaxRange
-from methods.quant.swap import Recipe, insert_quantizers, quantized_layers
-from methods.quant.uniform import UniformQuantizer
-
-_RECIPE = Recipe(
-    weights=lambda bits: UniformQuantizer(bits, MinMaxRange(), axis=0, symmetric=True),
-    activations=lambda bits: UniformQuantizer(bits, MinMaxRange()),
-    attention=lambda bits: UniformQuantizer(bits, MinMaxRange()),
-)
+from methods.quant.min_max import MIN_MAX
+from methods.quant.swap import insert_quantizers, quantized_layers
 
 
 class Student:
@@ -28,7 +21,7 @@ class Student:
     def __init__(self, model: nn.Module, bits: Bits, learning_rate: float, micro_batch: int) -> None:
         """Copy and quantize the model; raises UsageError for a family that is not supported."""
         self.teacher, self.micro_batch = model, micro_batch
-        self.network = insert_quantizers(model, bits, _RECIPE)
+        self.network = insert_quantizers(model, bits, MIN_MAX)
         layers = [layer.layer for _, layer in quantized_layers(self.network)]
         self.parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
         self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate)

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from methods.architecture import reconstruction_units
-from methods.backends import minmax
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.evolution import Evolution, evolve
+from methods.quant.min_max import MIN_MAX
 from methods.quant.swap import fold_weights, insert_quantizers
 from methods.quant.uniform import UniformQuantizer
 
@@ -73,7 +73,7 @@ class ClampSearch(Backend):
         self, model: nn.Module, images: Tensor, bits: Bits, config: Any, context: QuantizationContext
     ) -> nn.Module:
         """Calibrate on the images, search unit by unit, fold the weights."""
-        quantized = insert_quantizers(model, bits, minmax.RECIPE)
+        quantized = insert_quantizers(model, bits, MIN_MAX)
         calibrate(quantized, images)
         if config.generations and not bits.float:
             with torch.no_grad():

@@ -24,13 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from methods.augmentation import random_views
-from methods.backends import minmax
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
 from methods.head_distillation import Distillation
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.learned_step import LearnedStepQuantizer
+from methods.quant.min_max import MIN_MAX
 from methods.quant.ranges import MinMaxRange
 from methods.quant.swap import Recipe, fold_weights, insert_quantizers, quantized_layers
 from methods.quant.uniform import UniformQuantizer
@@ -67,7 +67,7 @@ class MimiQQatConfig:
         def learned(bits: int) -> LearnedStepQuantizer:
             return LearnedStepQuantizer(UniformQuantizer(bits, MinMaxRange()), self.gradient_scale)
 
-        return Recipe(minmax.RECIPE.weights, learned, learned)
+        return Recipe(MIN_MAX.weights, learned, learned)
 
 
 class MimiQQat(Backend):

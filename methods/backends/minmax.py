@@ -19,16 +19,10 @@ from methods.errors import unknown_name
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.every_tensor import fold_embeddings, insert_everywhere
-from methods.quant.ranges import MinMaxRange
-from methods.quant.swap import Recipe, fold_weights, insert_quantizers, weights_in_floating_point
-from methods.quant.uniform import UniformQuantizer
+from methods.quant.min_max import MIN_MAX
+from methods.quant.swap import fold_weights, insert_quantizers, weights_in_floating_point
 
 PROTOCOLS = ("plain", "psaq_vit")
-RECIPE = Recipe(
-    weights=lambda bits: UniformQuantizer(bits, MinMaxRange(), axis=0, symmetric=True),
-    activations=lambda bits: UniformQuantizer(bits, MinMaxRange()),
-    attention=lambda bits: UniformQuantizer(bits, MinMaxRange()),
-)
 
 
 @dataclass(frozen=True)
@@ -59,10 +53,10 @@ class MinMax(Backend):
     ) -> nn.Module:
         """Insert quantizers, calibrate them on the images and fold the weights."""
         if config.protocol == "plain":
-            quantized = insert_quantizers(model, bits, RECIPE)
+            quantized = insert_quantizers(model, bits, MIN_MAX)
             calibrate(quantized, images)
         else:
-            quantized = insert_everywhere(model, bits, RECIPE.weights, RECIPE.activations)
+            quantized = insert_everywhere(model, bits, MIN_MAX.weights, MIN_MAX.activations)
             with weights_in_floating_point(quantized):
                 calibrate(quantized, images)
             fold_embeddings(quantized)

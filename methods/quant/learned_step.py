@@ -21,7 +21,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from methods.quant.blocks import Chain, change_, changed
 from methods.quant.quantizers import Quantizer
-from methods.quant.ranges import AnyGrid, RangeSearch
+from methods.quant.ranges import AnyGrid, FakeQuantize, RangeSearch
 from methods.quant.uniform import OffsetQuantizer, UniformQuantizer
 
 
@@ -167,8 +167,8 @@ class _Learned(RangeSearch):
     def _range(self, rows: Tensor, grid: AnyGrid) -> tuple[Tensor, Tensor]:
         return self.start(rows, grid)
 
-    def _upper(self, values: Tensor, fake: object) -> Tensor:
-        raise NotImplementedError("Only uniform grids are learned.")
+    def _upper(self, values: Tensor, fake: FakeQuantize) -> Tensor:
+        return self.start.upper(values, fake)
 
     def describe(self) -> str:
         """Name the search, and that its range was learned."""

@@ -13,7 +13,7 @@ from tiny_models import noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
 from methods.architecture import reconstruction_units
-from methods.backends import clamp_search, minmax
+from methods.backends import clamp_search
 from methods.backends.clamp_search import ClampSearch, ClampSearchConfig, contrastive_fitness, search_unit
 from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.contracts import QuantizationContext
@@ -21,6 +21,7 @@ from methods.errors import UsageError
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.evolution import Evolution, evolve
+from methods.quant.min_max import MIN_MAX
 from methods.quant.swap import insert_quantizers
 from methods.quant.uniform import UniformQuantizer
 
@@ -110,7 +111,7 @@ def test_no_unit_ends_less_fit_than_it_began(build: Callable[[], Any], monkeypat
 
 def test_scales_are_those_of_minmax_times_a_factor_and_zero_points_stay() -> None:
     model, images = tiny_vit(), noise(4)
-    start = insert_quantizers(model, W4A4, minmax.RECIPE)
+    start = insert_quantizers(model, W4A4, MIN_MAX)
     calibrate(start, images)
     found = search(model)
     factors = set()

@@ -55,6 +55,12 @@ def distance(name: str, config: Any, model: nn.Module, images: Tensor, others: T
     return float((logits - exact).square().mean().sqrt() / exact.std())
 
 
+def room(name: str) -> float:
+    """Return how much wider a backend's bounds are: `ias` has a coarser grid for the softmax output; the fitness of
+    `clamp_search`, of cosines, is blind to how large outputs are, so that it may clip far."""
+    return {"ias": 1.2, "clamp_search": 3.2}.get(name, 1.0)
+
+
 def with_constant_channels(model: Any) -> Any:
     """Take the variation out of channels of a LayerNorm, one at zero and one elsewhere, as DeiT-T's weights have it;
     and out of rows of weights and of a whole layer."""
@@ -71,7 +77,7 @@ def with_constant_channels(model: Any) -> Any:
 @every_backend
 @every_family
 def test_constant_channels_and_rows(build: Build, name: str, config: Any) -> None:
-    assert distance(name, config, with_constant_channels(build()), noise(4), noise(4)) < 0.4
+    assert distance(name, config, with_constant_channels(build()), noise(4), noise(4)) < 0.1 * room(name)
 
 
 @every_backend
@@ -82,14 +88,14 @@ def test_images_that_are_all_zero(build: Build, name: str, config: Any) -> None:
     logits = quantized(name, config, model, zeros)(torch.cat([zeros, noise(2)]))
     assert logits.isfinite().all()
     error = (logits[:2] - model(zeros)).square().mean().sqrt() / model(zeros)[0].std()
-    assert error.item() < 0.2
+    assert error.item() < 0.1 * room(name)
 
 
 @every_backend
 @every_family
-@pytest.mark.parametrize(("bits", "most"), [("w8a8", 0.6), ("w4a4", 1.4), ("w3a3", 2.5), ("w2a2", 2.5)])
+@pytest.mark.parametrize(("bits", "most"), [("w8a8", 0.4), ("w4a4", 1.4), ("w3a3", 2.5), ("w2a2", 2.5)])
 def test_one_image_and_few_bits(build: Build, name: str, config: Any, bits: str, most: float) -> None:
-    assert 0 < distance(name, config, build(), noise(1), noise(3), bits) < most
+    assert 0 < distance(name, config, build(), noise(1), noise(3), bits) < most * room(name)
 
 
 @every_backend

@@ -12,12 +12,13 @@ import pytest
 import torch
 from tiny_models import noise, tiny_swin, tiny_vit
 
-from methods.backends.minmax import RECIPE, MinMax, MinMaxConfig
+from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.contracts import QuantizationContext
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.costs import costs
 from methods.quant.layers import QuantizedLayer
+from methods.quant.min_max import MIN_MAX
 from methods.quant.swap import describe, fold_weights, layer_names, quantized_layers
 
 MIXED = Bits(
@@ -49,17 +50,17 @@ def by_hand(model: Any) -> Any:
     quantized = copy.deepcopy(model)
     for name, (weights, inputs) in BY_HAND.items():
         layer = quantized.get_submodule(name)
-        operands = [RECIPE.activations(6) for _ in range(3)] if name.endswith("qkv") else None
+        operands = [MIN_MAX.activations(6) for _ in range(3)] if name.endswith("qkv") else None
         made = QuantizedLayer(
             layer,
-            RECIPE.activations(inputs) if inputs < 32 else None,
-            RECIPE.weights(weights) if weights < 32 else None,
+            MIN_MAX.activations(inputs) if inputs < 32 else None,
+            MIN_MAX.weights(weights) if weights < 32 else None,
             operands,  # type: ignore[arg-type]
         )
         parent, _, child = name.rpartition(".")
         setattr(quantized.get_submodule(parent), child, made)
     for block in quantized.blocks:
-        block.attn.attn_drop, block.attn.fused_attn = RECIPE.attention(6), False
+        block.attn.attn_drop, block.attn.fused_attn = MIN_MAX.attention(6), False
     calibrate(quantized, noise(3))
     fold_weights(quantized)
     return quantized

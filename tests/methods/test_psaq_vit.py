@@ -139,13 +139,14 @@ def test_images_get_one_random_class_each_and_one_hot_targets() -> None:
 
 
 def test_the_loop_gets_the_codes_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = loop.optimize_images
     seen: list[Any] = []
 
     def spy(start: Tensor, *rest: Any) -> Any:
         seen.extend(rest)
-        return loop.optimize_images(start, *rest)
+        return original(start, *rest)
 
-    monkeypatch.setattr("methods.psaq_vit.optimize_images", spy)
+    monkeypatch.setattr("methods.loop.optimize_images", spy)
     synthesize()
     settings, jitter = seen[1], seen[4]
     assert (settings.betas, settings.rounds, settings.warmup) == ((0.5, 0.9), 2, 0.2)
@@ -156,8 +157,10 @@ def test_defaults_are_the_codes() -> None:
     method, space = PSAQViT(), ImageSpace(224, 224, (0.5,) * 3, (0.5,) * 3)
     deit, swin = method.default_config("deit_t"), method.default_config("swin_t")
     assert (deit.images, deit.iterations, deit.learning_rate, swin.learning_rate) == (32, 1000, 0.2, 0.25)
-    assert deit.limits(space) == (15, 30)
-    assert deit.limits(ImageSpace(32, 32, (0.5,) * 3, (0.5,) * 3)) == (2, 4)
+    growing = [loop.Jitter.growing(space.pixels(deit.jitter), deit.rounds, deit.flip, torch.Generator())]
+    small = ImageSpace(32, 32, (0.5,) * 3, (0.5,) * 3)
+    growing.append(loop.Jitter.growing(small.pixels(deit.jitter), deit.rounds, deit.flip, torch.Generator()))
+    assert [(jitter.limits, jitter.flip) for jitter in growing] == [((15, 30), 0.5), ((2, 4), 0.5)]
     rates = [deit.loop().rate(step) for step in (0, 99, 100, 300, 499, 500, 599, 800)]
     assert rates == pytest.approx([0.01, 1.0, 1.0, 0.5, 0.0, 0.01, 1.0, 0.5], abs=1e-4)
     assert method.image_passes(deit) == 32000

@@ -13,7 +13,7 @@ from test_psaq_vit import SWIN, VIT, context, slow_loss
 from tiny_models import Array, affine_minmax, double, noise, symmetric_channels
 from torch import Tensor, nn
 
-from methods.contracts import ImageSpace, SyntheticImages
+from methods.contracts import SyntheticImages
 from methods.errors import UsageError
 from methods.psaq_vit_v2 import PSAQViTV2, PSAQViTV2Config, _Objective
 from methods.quant.bits import Bits
@@ -172,10 +172,10 @@ def test_the_generator_alone_decides_and_the_model_stays_as_it_was() -> None:
 
 
 def test_defaults_are_psaq_vits_and_passes_are_counted() -> None:
-    method, space = PSAQViTV2(), ImageSpace(224, 224, (0.5,) * 3, (0.5,) * 3)
+    method = PSAQViTV2()
     deit, swin = method.default_config("deit_t"), method.default_config("swin_t")
     assert (deit.images, deit.iterations, deit.learning_rate, swin.learning_rate) == (32, 1000, 0.2, 0.25)
-    assert (deit.limits(space), deit.loop().rounds, deit.student_bits) == ((15, 30), 2, "w4a8")
+    assert (deit.jitter, deit.loop().rounds, deit.student_bits) == (15, 2, "w4a8")
     assert method.image_passes(deit) == pytest.approx(32000 * 11 / 3)
     assert [method.default_config(f"{name}_digits").iterations for name in ("vit", "swin")] == [100, 100]
 

@@ -13,11 +13,11 @@ from slow_block import block_reference
 from tiny_models import double, noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
-from methods.backends import minmax
 from methods.backends.repq import RepQ, RepQConfig, reparameterized
 from methods.contracts import QuantizationContext
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
+from methods.quant.min_max import MIN_MAX
 from methods.quant.quantizers import Quantizer
 from methods.quant.swap import activation_quantizers, describe, insert_quantizers
 
@@ -47,7 +47,7 @@ def test_quantized_block_equals_a_hand_written_forward(depth: int) -> None:
 @pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
 def test_sequential_ranges_are_those_of_quantized_activations(build: Callable[[], Any]) -> None:
     """Run again, every quantizer sees what it was fitted to; floating-point activations give other ranges."""
-    quantized = insert_quantizers(build(), W4A4, minmax.RECIPE)
+    quantized = insert_quantizers(build(), W4A4, MIN_MAX)
     calibrate(quantized, noise(3), sequential=True)
     seen: dict[int, Tensor] = {}
     quantizers: list[Any] = activation_quantizers(quantized)
@@ -78,7 +78,7 @@ def test_what_is_quantized_is_plain_but_for_the_softmax(build: Callable[[], Any]
             assert (row["quantizer"], row["bits"]) == ("log-sqrt2 per tensor, percentile by MSE", 5)
         else:
             assert (row["quantizer"], row["bits"]) == (tensor, 8 if operation == "patch_embed.proj input" else 5)
-    assert len(rows) == len(describe(insert_quantizers(build(), Bits(3, 5), minmax.RECIPE)))
+    assert len(rows) == len(describe(insert_quantizers(build(), Bits(3, 5), MIN_MAX)))
 
 
 @pytest.mark.parametrize("build", [tiny_vit, tiny_swin])

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from harness.digits import build_swin_digits, build_vit_digits
 from methods.architecture import attention_modules
-from methods.backends import blockwise, minmax
+from methods.backends import blockwise
 from methods.errors import UsageError
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.layers import QuantizedLayer
+from methods.quant.min_max import MIN_MAX
 from methods.quant.quantizers import Quantizer
 from methods.quant.swap import activation_quantizers, describe, fold_weights, insert_quantizers, quantized_layers
 
@@ -42,7 +43,7 @@ def digits(build: Build) -> Any:
 
 
 @pytest.mark.parametrize("build", [build_vit_digits, build_swin_digits])
-@pytest.mark.parametrize("recipe", [minmax.RECIPE, blockwise.RECIPE])
+@pytest.mark.parametrize("recipe", [MIN_MAX, blockwise.RECIPE])
 def test_w32a32_gives_bit_identical_logits(build: Build, recipe: Any) -> None:
     model, images = digits(build), noise(2, 32)
     quantized = insert_quantizers(model, Bits(32, 32), recipe)
@@ -56,7 +57,7 @@ def test_w32a32_gives_bit_identical_logits(build: Build, recipe: Any) -> None:
     ("recipe", "weight", "activation", "softmax"),
     [
         (
-            minmax.RECIPE,
+            MIN_MAX,
             "uniform symmetric per channel, min-max",
             "uniform asymmetric per tensor, min-max",
             "uniform asymmetric per tensor, min-max",
@@ -83,11 +84,11 @@ def test_describe_names_every_operand_of_every_product(
 
 
 def test_one_side_in_floating_point() -> None:
-    weights_only = insert_quantizers(tiny_vit(), Bits(4, 32), minmax.RECIPE)
+    weights_only = insert_quantizers(tiny_vit(), Bits(4, 32), MIN_MAX)
     assert {row["operation"] for row in describe(weights_only)} == {f"{name} weight" for name in VIT_LAYERS}
     assert activation_quantizers(weights_only) == []
     assert all(attention.fused_attn for attention in attention_modules(weights_only))
-    activations_only = describe(insert_quantizers(tiny_vit(), Bits(32, 4), minmax.RECIPE))
+    activations_only = describe(insert_quantizers(tiny_vit(), Bits(32, 4), MIN_MAX))
     assert not any(str(row["operation"]).endswith("weight") for row in activations_only)
     assert len(activations_only) == len(VIT_LAYERS) + 2 * 4
 
@@ -95,7 +96,7 @@ def test_one_side_in_floating_point() -> None:
 @pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
 def test_weights_only_equals_a_plain_model_with_quantized_weights(build: Build) -> None:
     model, images = build(), noise(2)
-    quantized = insert_quantizers(model, Bits(3, 32), minmax.RECIPE)
+    quantized = insert_quantizers(model, Bits(3, 32), MIN_MAX)
     plain = copy.deepcopy(model)
     for layer in plain.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
@@ -108,7 +109,7 @@ def test_weights_only_equals_a_plain_model_with_quantized_weights(build: Build) 
 
 
 @pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
-@pytest.mark.parametrize("recipe", [minmax.RECIPE, blockwise.RECIPE])
+@pytest.mark.parametrize("recipe", [MIN_MAX, blockwise.RECIPE])
 def test_the_original_is_left_as_it_was(build: Build, recipe: Any) -> None:
     model, images = build(), noise(2)
     state, logits = copy.deepcopy(model.state_dict()), model(images)
@@ -127,7 +128,7 @@ def test_the_original_is_left_as_it_was(build: Build, recipe: Any) -> None:
 def test_calibrated_ranges_are_those_of_the_activations_behind_quantized_weights(build: Build) -> None:
     """Capture every activation of a plain model with quantized weights; compute the ranges from minima and maxima."""
     model, images = build(), noise(3)
-    quantized = insert_quantizers(model, Bits(4, 5), minmax.RECIPE)
+    quantized = insert_quantizers(model, Bits(4, 5), MIN_MAX)
     calibrate(quantized, images)
     seen: dict[str, Tensor] = {}
     plain = copy.deepcopy(model)
@@ -161,12 +162,12 @@ def test_calibrated_ranges_are_those_of_the_activations_behind_quantized_weights
 
 def test_other_models_are_refused() -> None:
     with pytest.raises(UsageError, match="Sequential is not supported"):
-        insert_quantizers(nn.Sequential(nn.Conv2d(3, 4, 1)), Bits(4, 4), minmax.RECIPE)
+        insert_quantizers(nn.Sequential(nn.Conv2d(3, 4, 1)), Bits(4, 4), MIN_MAX)
 
 
 def test_behind_a_norm_the_operands_of_the_product_are_on_the_grid() -> None:
     bits = Bits.parse("w4a2")
-    quantized = insert_quantizers(tiny_vit(qk_norm=True), bits, minmax.RECIPE)
+    quantized = insert_quantizers(tiny_vit(qk_norm=True), bits, MIN_MAX)
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     calibrate(quantized, images)
     seen: dict[str, int] = {}
