@@ -28,7 +28,7 @@ class Best(Blockwise):
     """ERQ's start, a logarithmic grid behind GELU, a little block-wise learning."""
 
     name = "best"
-    version = 1
+    version = 2
     paper = "this project's combination of RepQ-ViT, ERQ, AdaLog and SPDFQ"
     config_class = BestConfig
     inferred = "the combination"

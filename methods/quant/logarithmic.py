@@ -7,12 +7,8 @@ from torch import Tensor
 
 from methods.quant import ranges
 from methods.quant.blocks import Chain, changed
+from methods.quant.exponents import LAST_CODE, floor_power_, power_code
 from methods.quant.quantizers import Quantizer, straight_through
-
-_SQUARE_ENDS = 126
-"""The last q whose 2^-q is a normal single-precision number."""
-_EXPONENT = 0x7F800000
-"""The exponent bits of a single-precision number."""
 
 
 class _Log2(torch.autograd.Function):
@@ -88,9 +84,8 @@ class LogSqrt2Quantizer(Quantizer):
     published code, zero comes on top of 2^b powers: 2^b+1 codes, one more than b bits hold; `strict` leaves out the
     smallest power, so that b bits do. Zero is exact.
 
-    A logarithm is not needed: q = round(-log2 (A/s)^2) is read off the exponent of (A/s)^2 times root two, a
-    float whose mantissa is then cleared, and a square root leads back. From 7 bits on zero begins at
-    q = 126, where the square of a float ends: a 10^-19th of the scale.
+    q is read off the exponent of (A/s)^2 (`methods.quant.exponents`). From 7 bits on zero begins at q = 126, where
+    the square of a float ends: a 10^-19th of the scale.
     """
 
     scale: Tensor
@@ -98,7 +93,7 @@ class LogSqrt2Quantizer(Quantizer):
     def __init__(self, bits: int, search: ranges.RangeSearch, strict: bool = False) -> None:
         super().__init__(bits)
         self.search, self.strict = search, strict
-        self.zero_code = min(2**bits - strict, _SQUARE_ENDS)
+        self.zero_code = min(2**bits - strict, LAST_CODE)
         self.register_buffer("scale", torch.ones(()))
 
     @property
@@ -133,16 +128,14 @@ class LogSqrt2Quantizer(Quantizer):
 
     def _exponent(self, x: Tensor) -> Tensor:
         """Return round(-2 log2(x/s)) as int32, 127 for zero."""
-        squared = x.mul(2**0.25 / self.scale).square_()
-        return 127 - (squared.view(torch.int32) >> 23)
+        return power_code(x.mul(2**0.25 / self.scale), 1)
 
     def _chain(self, scale: Tensor) -> Chain:
         """Return rounding to the grid of `scale`, in place; what is nearer to q = 2^b becomes zero."""
         factor, smallest = 2**0.25 / scale, 2.0 ** (-(self.zero_code - 0.5) / 2)
 
         def chain(x: Tensor) -> None:
-            x.mul_(factor).square_().view(torch.int32).bitwise_and_(_EXPONENT)
-            torch.threshold_(x.sqrt_(), smallest, 0.0).clamp_(max=1.0).mul_(scale)
+            torch.threshold_(floor_power_(x.mul_(factor), 1), smallest, 0.0).clamp_(max=1.0).mul_(scale)
 
         return chain
 

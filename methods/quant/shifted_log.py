@@ -8,17 +8,19 @@ nearly all of its steps on the few.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from methods.quant import ranges
-from methods.quant.blocks import Chain, changed
+from methods.quant.blocks import changed
+from methods.quant.exponents import LAST_CODE, floor_power_, power_code
 from methods.quant.quantizers import Quantizer, straight_through
 
 GELU_SHIFT = 0.17
 """What is added: GELU's minimum is -0.16997."""
-RATES = (1.0, 1.5, 2.0, 3.0, 4.0)
+RATES = (1, 2, 4, 8, 16)
 _SAMPLE = 1 << 18
 
 
@@ -26,8 +28,9 @@ class ShiftedLogQuantizer(Quantizer):
     """q = clip(round(-r log2((X + c)/s)), 0, 2^b-1), X^ = s 2^(-q/r) - c, with c = 0.17.
 
     The rate r, steps per power of two (AdaLog's adaptive base, 2^(1/r)), is the one of `RATES` with the least squared
-    error, found on a thinned tensor (inferred, as are the rates); `search` chooses the largest value s. Zero is not
-    on the grid. The shift of the result is a constant that the next layer's bias could take up.
+    error, found on a thinned tensor (inferred, as are the rates: powers of two, for which q is read off the exponent
+    of a float); `search` chooses the largest value s. Zero is not on the grid. From 7 bits on the grid ends at
+    q = 126. The shift of the result is a constant that the next layer's bias could take up.
     """
 
     scale: Tensor
@@ -35,7 +38,7 @@ class ShiftedLogQuantizer(Quantizer):
 
     def __init__(self, bits: int, search: ranges.RangeSearch) -> None:
         super().__init__(bits)
-        self.search, self.levels = search, 2**bits - 1
+        self.search, self.levels = search, min(2**bits - 1, LAST_CODE)
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("rate", torch.ones(()))
 
@@ -53,24 +56,23 @@ class ShiftedLogQuantizer(Quantizer):
             error = float(self._rounded(thinned, scale, rate).sub_(thinned).square_().mean())
             if error < best:
                 best, kept = error, rate
-        self.scale, self.rate = self._scale(values, kept), values.new_tensor(kept)
+        self.scale, self.rate = self._scale(values, kept), values.new_tensor(float(kept))
 
-    def _scale(self, values: Tensor, rate: float) -> Tensor:
+    def _scale(self, values: Tensor, rate: int) -> Tensor:
         return self.search.upper(values, lambda a, scale: self._rounded(a, scale, rate))
 
-    def _rounded(self, values: Tensor, scale: Tensor, rate: float) -> Tensor:
+    def _rounded(self, values: Tensor, scale: Tensor, rate: int) -> Tensor:
         """Return shifted values on the grid, still shifted."""
-        return changed(values, lambda part: self._onto_grid(part, float(scale), rate))
+        return changed(values, self._chain(scale, rate))
 
-    def _onto_grid(self, part: Tensor, scale: float, rate: float) -> Tensor:
-        """Round shifted values in place; zero becomes the smallest value."""
-        exponent = part.div_(scale).log2_().mul_(-rate).round_().clamp_(0, self.levels)
-        result: Tensor = exponent.mul_(-1 / rate).exp2_().mul_(scale)
-        return result
+    def _chain(self, scale: Tensor, rate: int) -> Callable[[Tensor], Tensor]:
+        """Return rounding of shifted values to the grid, in place; zero becomes the smallest value."""
+        factor, smallest = _half_a_step(rate) / scale, 2.0 ** (-self.levels / rate)
+        return lambda part: floor_power_(part.mul_(factor), _squarings(rate)).clamp_(smallest, 1.0).mul_(scale)
 
     def quantize(self, x: Tensor) -> Tensor:
         """Return clip(round(-r log2((x + c)/s)), 0, 2^b-1)."""
-        return self._exponent(x).clamp_(0, self.levels).int()
+        return self._exponent(x).clamp_(0, self.levels)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Return s 2^(-codes/r) - c."""
@@ -84,19 +86,27 @@ class ShiftedLogQuantizer(Quantizer):
         return kept
 
     def _exponent(self, x: Tensor) -> Tensor:
-        exponent: Tensor = x.add(GELU_SHIFT).clamp_(min=0).div_(self.scale).log2_().mul_(-self.rate).round_()
-        return exponent
+        """Return round(-r log2((x + c)/s)) as int32, 127 for zero."""
+        rate = int(self.rate)
+        shifted = x.add(GELU_SHIFT).clamp_(min=0).mul_(_half_a_step(rate) / self.scale)
+        return power_code(shifted, _squarings(rate))
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return x on the grid, in one chain of operations."""
+        chain = self._chain(self.scale, int(self.rate))
         with torch.no_grad():
-            value = changed(x, self._chain())
+            value = changed(x, lambda part: chain(part.add_(GELU_SHIFT).clamp_(min=0)).sub_(GELU_SHIFT))
         return straight_through(x, value, self.inside)
-
-    def _chain(self) -> Chain:
-        scale, rate = float(self.scale), float(self.rate)
-        return lambda x: self._onto_grid(x.add_(GELU_SHIFT).clamp_(min=0), scale, rate).sub_(GELU_SHIFT)
 
     def describe(self) -> str:
         """Name grid and range search."""
         return f"shifted log per tensor, {self.search.describe()}"
+
+
+def _half_a_step(rate: int) -> float:
+    return math.exp2(0.5 / rate)
+
+
+def _squarings(rate: int) -> int:
+    """Return log2 of a rate."""
+    return rate.bit_length() - 1

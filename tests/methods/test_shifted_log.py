@@ -33,14 +33,19 @@ def slow(value: float, scale: float, rate: float, levels: int) -> float:
     return float(scale * 2.0 ** (-code / rate) - 0.17)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def last_code(bits: int) -> int:
+    """Return where the grid ends: 2^-126 is the last power a float holds."""
+    return min((1 << bits) - 1, 126)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 def test_values_equal_a_loop(bits: int) -> None:
     quantizer = ShiftedLogQuantizer(bits, MinMaxRange())
     quantizer.fit(GELU)
     scale, rate = quantizer.scale.item(), quantizer.rate.item()
     assert scale == pytest.approx(GELU.max().item() + 0.17)
     x = torch.cat([GELU[:500], torch.tensor([-1.0, -0.17, 0.0, 99.0])])
-    expected = [slow(value, scale, rate, 2**bits - 1) for value in x.tolist()]
+    expected = [slow(value, scale, rate, last_code(bits)) for value in x.tolist()]
     assert len(set(expected)) > min(2**bits, 12) // 2
     assert quantizer(x).tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
     codes = quantizer.quantize(x)
@@ -53,7 +58,7 @@ def test_the_rate_is_the_one_of_least_squared_error(bits: int) -> None:
     quantizer = ShiftedLogQuantizer(bits, MinMaxRange())
     quantizer.fit(GELU)
     scale = GELU.max().item() + 0.17
-    errors = {rate: sum((slow(v, scale, rate, 2**bits - 1) - v) ** 2 for v in GELU.tolist()) for rate in RATES}
+    errors = {rate: sum((slow(v, scale, rate, last_code(bits)) - v) ** 2 for v in GELU.tolist()) for rate in RATES}
     assert quantizer.rate.item() == min(errors, key=lambda rate: errors[rate])
 
 
