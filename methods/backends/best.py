@@ -1,10 +1,11 @@
 """`best`: the strongest data-free combination found here, frozen: `blockwise` with parts of its peers.
 
-RepQ-ViT's reparameterized quantizers, ERQ's regression and rounding, AdaLog's logarithmic grid behind GELU, a
-logarithm to the base of root two for the softmax output that keeps to its bits, and fifty steps of SPDFQ's block-wise
-learning. Activations stay per tensor. Chosen by the KL divergence from the floating-point model on 256 training
-images of ImageNet, with DeiT-T at W4A4 and 8 images of SPDFQ, none of which any table reports on;
-`results/README.md` has its ablation and what did not help.
+RepQ-ViT's reparameterized quantizers, ERQ's regression and rounding, AdaLog's logarithmic grid behind GELU, this
+project's logarithm for the softmax output, whose last code is the mean of the tail, and fifty steps of SPDFQ's
+block-wise learning. Activations stay per tensor. Chosen by the KL divergence from the floating-point model on 256
+training images of ImageNet, with DeiT-T at W4A4 and 8 images of SPDFQ (the softmax output's grid also with PSAQ-ViT's
+and real training images), none of which any table reports on; `results/README.md` has its ablation and what did not
+help.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class BestConfig(BlockwiseConfig):
     """Settings of `blockwise` with other defaults."""
 
     init: str = "erq"
-    attention: str = "log_sqrt2_strict"
+    attention: str = "tail_log"
     gelu: str = "shifted_log"
     iterations: int = 50
 

@@ -32,6 +32,7 @@ from methods.quant.reconstruct import Learning, reconstruct
 from methods.quant.shift_uniform_log2 import ShiftUniformLog2Quantizer
 from methods.quant.shifted_log import ShiftedLogQuantizer
 from methods.quant.swap import Maker, Recipe, fold_weights, insert_quantizers
+from methods.quant.tail_log import TailLogQuantizer
 from methods.quant.uniform import UniformQuantizer
 
 SEARCH = PercentileRange(ACTIVATION_PERCENTILES)
@@ -45,6 +46,7 @@ ATTENTIONS: dict[str, Maker] = {
     "log_sqrt2": lambda bits: LogSqrt2Quantizer(bits, SEARCH),
     "log_sqrt2_strict": lambda bits: LogSqrt2Quantizer(bits, SEARCH, strict=True),
     "shift_uniform_log2": lambda bits: ShiftUniformLog2Quantizer(bits, SEARCH),
+    "tail_log": TailLogQuantizer,
 }
 ACTIVATED: dict[str, Maker | None] = {
     "uniform": None,
@@ -61,9 +63,9 @@ class BlockwiseConfig(Learning):
     init: what learning starts from. `percentile`: ranges alone; `repq`: RepQ-ViT's reparameterized ones; `erq`: ERQ's
     weights on top of those, each as near to where it was before rounding as ERQ's rounding lets it be.
     attention: the softmax output's grid, `log2` (SPDFQ), `log_sqrt2` (RepQ-ViT, ERQ; one value more than its bits
-    hold), `log_sqrt2_strict` (without that one) or `shift_uniform_log2` (I&S-ViT). gelu: the grid of what a GELU puts
-    out, `uniform` or `shifted_log` (AdaLog). Of learning, the paper states iterations (100; 0 stops before learning)
-    and learning_rate (4e-5).
+    hold), `log_sqrt2_strict` (without that one), `shift_uniform_log2` (I&S-ViT) or `tail_log` (this project). gelu:
+    the grid of what a GELU puts out, `uniform` or `shifted_log` (AdaLog). Of learning, the paper states iterations
+    (100; 0 stops before learning) and learning_rate (4e-5).
     """
 
     init: str = "percentile"

@@ -1,4 +1,4 @@
-"""Logarithms to the base of 2^(1/r), r = 2^k, without a logarithm: read off the exponent of a float.
+"""Logarithms to the base of 2^(1/r), r a power of two, without a logarithm: read off the exponent of a float.
 
 The exponent of x^r is the whole part of r log2 x; clearing the mantissa rounds x^r down to a power of two, and
 square roots lead back to x. Multiplied by 2^(1/(2r)) before, x is rounded to the nearest exponent instead.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+RATES = (1, 2, 4, 8, 16)
+"""Steps per power of two (AdaLog's adaptive base is 2^(1/r)) for which no logarithm is needed."""
 LAST_CODE = 126
 """The last q whose 2^-q is a normal single-precision number: where a grid of powers ends, however many its bits."""
 _EXPONENT = 0x7F800000
@@ -16,20 +18,27 @@ _EXPONENT = 0x7F800000
 _BIAS, _MANTISSA_BITS = 127, 23
 
 
-def floor_power_(x: Tensor, squarings: int) -> Tensor:
-    """Round x >= 0 (float32) down to 2^(-q/r), r = 2^squarings, q whole, in place; below 2^(-126/r) to zero."""
-    _raised_(x, squarings).view(torch.int32).bitwise_and_(_EXPONENT)
-    for _ in range(squarings):
+def nearest_power_(x: Tensor, scale: Tensor, rate: int) -> Tensor:
+    """Return x/scale rounded to 2^(-q/rate), q whole, for x >= 0 (float32), in place; below 2^(-126/rate) it is 0."""
+    _raised_(x, scale, rate).view(torch.int32).bitwise_and_(_EXPONENT)
+    for _ in range(_squarings(rate)):
         x.sqrt_()
     return x
 
 
-def power_code(x: Tensor, squarings: int) -> Tensor:
-    """Return the q (int32) of `floor_power_`, 127 for zero; x is changed."""
-    return _BIAS - (_raised_(x, squarings).view(torch.int32) >> _MANTISSA_BITS)
+def nearest_code(x: Tensor, scale: Tensor, rate: int) -> Tensor:
+    """Return the q (int32) of `nearest_power_`, 127 for zero; x stays as it is."""
+    return _BIAS - (_raised_(x.clone(), scale, rate).view(torch.int32) >> _MANTISSA_BITS)
 
 
-def _raised_(x: Tensor, squarings: int) -> Tensor:
-    for _ in range(squarings):
+def _raised_(x: Tensor, scale: Tensor, rate: int) -> Tensor:
+    """Return (2^(1/(2 rate)) x/scale)^rate in place."""
+    x.mul_(2 ** (0.5 / rate) / scale)
+    for _ in range(_squarings(rate)):
         x.square_()
     return x
+
+
+def _squarings(rate: int) -> int:
+    """Return log2 of a rate."""
+    return rate.bit_length() - 1

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from methods.quant import ranges
 from methods.quant.blocks import Chain, changed
-from methods.quant.exponents import LAST_CODE, floor_power_, power_code
+from methods.quant.exponents import LAST_CODE, nearest_code, nearest_power_
 from methods.quant.quantizers import Quantizer, straight_through
 
 
@@ -128,16 +128,12 @@ class LogSqrt2Quantizer(Quantizer):
 
     def _exponent(self, x: Tensor) -> Tensor:
         """Return round(-2 log2(x/s)) as int32, 127 for zero."""
-        return power_code(x.mul(2**0.25 / self.scale), 1)
+        return nearest_code(x, self.scale, 2)
 
     def _chain(self, scale: Tensor) -> Chain:
         """Return rounding to the grid of `scale`, in place; what is nearer to q = 2^b becomes zero."""
-        factor, smallest = 2**0.25 / scale, 2.0 ** (-(self.zero_code - 0.5) / 2)
-
-        def chain(x: Tensor) -> None:
-            torch.threshold_(floor_power_(x.mul_(factor), 1), smallest, 0.0).clamp_(max=1.0).mul_(scale)
-
-        return chain
+        smallest = 2.0 ** (-(self.zero_code - 0.5) / 2)
+        return lambda x: torch.threshold_(nearest_power_(x, scale, 2), smallest, 0.0).clamp_(max=1.0).mul_(scale)
 
     def describe(self) -> str:
         """Name grid and range search."""

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from methods.quant import ranges
 from methods.quant.blocks import changed
-from methods.quant.exponents import LAST_CODE, floor_power_, power_code
+from methods.quant.exponents import LAST_CODE, RATES, nearest_code, nearest_power_
 from methods.quant.quantizers import Quantizer, straight_through
 
 GELU_SHIFT = 0.17
 """What is added: GELU's minimum is -0.16997."""
-RATES = (1, 2, 4, 8, 16)
 _SAMPLE = 1 << 18
 
 
@@ -67,8 +66,8 @@ class ShiftedLogQuantizer(Quantizer):
 
     def _chain(self, scale: Tensor, rate: int) -> Callable[[Tensor], Tensor]:
         """Return rounding of shifted values to the grid, in place; zero becomes the smallest value."""
-        factor, smallest = _half_a_step(rate) / scale, 2.0 ** (-self.levels / rate)
-        return lambda part: floor_power_(part.mul_(factor), _squarings(rate)).clamp_(smallest, 1.0).mul_(scale)
+        smallest = 2.0 ** (-self.levels / rate)
+        return lambda part: nearest_power_(part, scale, rate).clamp_(smallest, 1.0).mul_(scale)
 
     def quantize(self, x: Tensor) -> Tensor:
         """Return clip(round(-r log2((x + c)/s)), 0, 2^b-1)."""
@@ -87,9 +86,7 @@ class ShiftedLogQuantizer(Quantizer):
 
     def _exponent(self, x: Tensor) -> Tensor:
         """Return round(-r log2((x + c)/s)) as int32, 127 for zero."""
-        rate = int(self.rate)
-        shifted = x.add(GELU_SHIFT).clamp_(min=0).mul_(_half_a_step(rate) / self.scale)
-        return power_code(shifted, _squarings(rate))
+        return nearest_code(x.add(GELU_SHIFT).clamp_(min=0), self.scale, int(self.rate))
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return x on the grid, in one chain of operations."""
@@ -101,12 +98,3 @@ class ShiftedLogQuantizer(Quantizer):
     def describe(self) -> str:
         """Name grid and range search."""
         return f"shifted log per tensor, {self.search.describe()}"
-
-
-def _half_a_step(rate: int) -> float:
-    return math.exp2(0.5 / rate)
-
-
-def _squarings(rate: int) -> int:
-    """Return log2 of a rate."""
-    return rate.bit_length() - 1

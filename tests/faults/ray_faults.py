@@ -118,18 +118,21 @@ def driver_killed(folder: Path, times: int, moments: random.Random, nodes: Nodes
 
 
 def worker_killed(folder: Path, times: int, moments: random.Random, nodes: Nodes) -> Outcome:
-    """SIGKILL of workers, a few at random moments of each run: their jobs are given to others."""
+    """SIGKILL of workers, three in each run, after random numbers of records: their jobs are given to others."""
     outcome = Outcome("SIGKILL of a worker")
     left = times
     while left:
         results = folder / str(left)
         with nodes.driver(results) as process:
-            for _ in range(min(left, 3)):
+            for least in sorted(moments.sample(range(CELLS - 2), k=min(left, 3))):
+                _wait(_count(results, least), process)
                 _wait(lambda: len(nodes.workers()) > 0, process)
-                process.join(moments.uniform(0, 1.0))
+                process.join(moments.uniform(0, 0.3))
                 for victim in moments.sample(nodes.workers(), k=min(1, len(nodes.workers()))):
                     victim.kill()
                     left -= 1
+                if process.exitcode is not None:
+                    break
             process.join(_WAIT_SECONDS)
             if process.exitcode not in (0, 1):  # 1: a job was hit twice
                 outcome.problems.append(f"exit code {process.exitcode} with workers killed")

@@ -16,10 +16,12 @@ from methods.architecture import activated_layers
 from methods.backends.best import Best, BestConfig
 from methods.contracts import QuantizationContext
 from methods.quant.bits import Bits
+from methods.quant.exponents import RATES
 from methods.quant.logarithmic import LogSqrt2Quantizer
 from methods.quant.ranges import MinMaxRange
-from methods.quant.shifted_log import RATES, ShiftedLogQuantizer
+from methods.quant.shifted_log import ShiftedLogQuantizer
 from methods.quant.swap import quantized_layers
+from methods.quant.tail_log import TailLogQuantizer
 from methods.quant.uniform import UniformQuantizer
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -110,7 +112,7 @@ def test_best_puts_each_grid_in_its_place(build: Callable[[], nn.Module]) -> Non
     quantized = Best().quantize(model, images, Bits(4, 4), BestConfig(iterations=1), context)
     logarithmic = {name for name, q in quantized_layers(quantized) if isinstance(q.inputs, ShiftedLogQuantizer)}
     assert logarithmic == set(activated_layers(model))
-    softmax = [module for module in quantized.modules() if isinstance(module, LogSqrt2Quantizer)]
+    softmax = [module for module in quantized.modules() if isinstance(module, TailLogQuantizer)]
     assert {len(module.codes) for module in softmax} == {16}
 
 
