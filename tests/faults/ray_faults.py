@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -59,7 +60,9 @@ class Nodes:
         command = [sys.executable, "-m", "harness.bench", "--results", str(results), *MATRIX, *words]
         command += ["--address", self.address, "--gpus-per-trial", "0.5"]
         with results.with_suffix(".log").open("w") as log:
-            process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True, preexec_fn=_heed_interrupts
+            )
             try:
                 yield _Started(process)
             finally:
@@ -84,6 +87,11 @@ class _Started:
     def join(self, timeout: float | None = None) -> None:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(timeout)
+
+
+def _heed_interrupts() -> None:
+    """Undo what a shell does to what it starts in the background, whose children would ignore Ctrl-C too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _title(process: psutil.Process) -> str:
