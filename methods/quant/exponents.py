@@ -6,6 +6,8 @@ square roots lead back to x. Multiplied by 2^(1/(2r)) before, x is rounded to th
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,22 +20,27 @@ _EXPONENT = 0x7F800000
 _BIAS, _MANTISSA_BITS = 127, 23
 
 
-def nearest_power_(x: Tensor, scale: Tensor, rate: int) -> Tensor:
-    """Return x/scale rounded to 2^(-q/rate), q whole, for x >= 0 (float32), in place; below 2^(-126/rate) it is 0."""
-    _raised_(x, scale, rate).view(torch.int32).bitwise_and_(_EXPONENT)
+def nearest_power_(x: Tensor, scale: Tensor, rate: int, last: int) -> Tensor:
+    """Return x/scale rounded to 2^(-q/rate), q = 0..last <= 126, for x >= 0 (float32), in place."""
+    x.mul_(2 ** (0.5 / rate) / scale).clamp_(edge(rate, last), 1.0)  # no power is subnormal, which would be slow
+    _raised_(x, rate).view(torch.int32).bitwise_and_(_EXPONENT)
     for _ in range(_squarings(rate)):
         x.sqrt_()
     return x
 
 
 def nearest_code(x: Tensor, scale: Tensor, rate: int) -> Tensor:
-    """Return the q (int32) of `nearest_power_`, 127 for zero; x stays as it is."""
-    return _BIAS - (_raised_(x.clone(), scale, rate).view(torch.int32) >> _MANTISSA_BITS)
+    """Return round(-rate log2(x/scale)) (int32), 127 for what has more; x stays as it is."""
+    return _BIAS - (_raised_(x.mul(2 ** (0.5 / rate) / scale), rate).view(torch.int32) >> _MANTISSA_BITS)
 
 
-def _raised_(x: Tensor, scale: Tensor, rate: int) -> Tensor:
-    """Return (2^(1/(2 rate)) x/scale)^rate in place."""
-    x.mul_(2 ** (0.5 / rate) / scale)
+def edge(rate: int, code: int) -> float:
+    """Return where the values of a code end and those of the one before begin, for scale 1."""
+    return math.exp2((0.5 - code) / rate)
+
+
+def _raised_(x: Tensor, rate: int) -> Tensor:
+    """Return x^rate in place."""
     for _ in range(_squarings(rate)):
         x.square_()
     return x

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from methods.quant import ranges
 from methods.quant.blocks import Chain, changed
-from methods.quant.exponents import LAST_CODE, nearest_code, nearest_power_
+from methods.quant.exponents import LAST_CODE, edge, nearest_code, nearest_power_
 from methods.quant.quantizers import Quantizer, straight_through
 
 
@@ -132,8 +132,8 @@ class LogSqrt2Quantizer(Quantizer):
 
     def _chain(self, scale: Tensor) -> Chain:
         """Return rounding to the grid of `scale`, in place; what is nearer to q = 2^b becomes zero."""
-        smallest = 2.0 ** (-(self.zero_code - 0.5) / 2)
-        return lambda x: torch.threshold_(nearest_power_(x, scale, 2), smallest, 0.0).clamp_(max=1.0).mul_(scale)
+        smallest = edge(2, self.zero_code)
+        return lambda x: torch.threshold_(nearest_power_(x, scale, 2, self.zero_code), smallest, 0.0).mul_(scale)
 
     def describe(self) -> str:
         """Name grid and range search."""

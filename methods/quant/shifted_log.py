@@ -66,8 +66,7 @@ class ShiftedLogQuantizer(Quantizer):
 
     def _chain(self, scale: Tensor, rate: int) -> Callable[[Tensor], Tensor]:
         """Return rounding of shifted values to the grid, in place; zero becomes the smallest value."""
-        smallest = 2.0 ** (-self.levels / rate)
-        return lambda part: nearest_power_(part, scale, rate).clamp_(smallest, 1.0).mul_(scale)
+        return lambda part: nearest_power_(part, scale, rate, self.levels).mul_(scale)
 
     def quantize(self, x: Tensor) -> Tensor:
         """Return clip(round(-r log2((x + c)/s)), 0, 2^b-1)."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from methods.quant import ranges
 from methods.quant.blocks import Chain, changed
-from methods.quant.exponents import LAST_CODE, RATES, nearest_code, nearest_power_
+from methods.quant.exponents import LAST_CODE, RATES, edge, nearest_code, nearest_power_
 from methods.quant.quantizers import Quantizer, straight_through
 
 _SCALES = [2.0 ** (-quarters / 4) for quarters in range(25)]
@@ -66,19 +66,15 @@ class TailLogQuantizer(Quantizer):
         self.scale, self.rate = kept[0], values.new_tensor(float(kept[1]))
         self.tail = self._tail(values, *kept)
 
-    def _smallest(self, rate: int) -> float:
-        """Return where the tail begins, of the scale."""
-        return math.exp2(-(self.last - 0.5) / rate)
-
     def _tail(self, values: Tensor, scale: Tensor, rate: int) -> Tensor:
         """Return the mean of the values that get the last code, 0 if there are none."""
-        small = values < self._smallest(rate) * scale
+        small = values < edge(rate, self.last) * scale
         return values.mul(small).sum() / small.sum().clamp(min=1)
 
     def _chain(self, scale: Tensor, rate: int, tail: Tensor) -> Chain:
         """Return rounding to the grid, in place."""
-        smallest, floor = self._smallest(rate), float(tail / scale)
-        return lambda x: torch.threshold_(nearest_power_(x, scale, rate), smallest, floor).clamp_(max=1.0).mul_(scale)
+        begin, floor = edge(rate, self.last), float(tail / scale)
+        return lambda x: torch.threshold_(nearest_power_(x, scale, rate, self.last), begin, floor).mul_(scale)
 
     def quantize(self, x: Tensor) -> Tensor:
         """Return clip(round(-r log2(x/s)), 0, 2^b-1)."""

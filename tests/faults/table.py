@@ -1,6 +1,7 @@
 """All faults, as often as the issue asks for, in one table: `PYTHONPATH=. python tests/faults/table.py [TIMES] [OUT]`.
 
-20 times each by default, a fifth of it where every time is like the first; results/faults.md. Exits with 1 when a fault was not survived.
+20 times each by default, a fifth of it where every time is like the first; results/faults.md. Exits with 1 when a
+fault was not survived.
 """
 
 from __future__ import annotations
