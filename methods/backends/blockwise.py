@@ -50,8 +50,11 @@ ATTENTIONS: dict[str, Maker] = {
 }
 ACTIVATED: dict[str, Maker | None] = {
     "uniform": None,
-    "shifted_log": lambda bits: ShiftedLogQuantizer(bits, SEARCH),
+    "shifted_log": lambda bits: (
+        ShiftedLogQuantizer(bits, SEARCH) if bits <= _LOG_BITS else UniformQuantizer(bits, SEARCH)
+    ),
 }
+_LOG_BITS = 6  # with more, a uniform grid behind a GELU errs less than powers of 2^(1/4)
 _REACH = 0.49
 INITS = ("percentile", "repq", "erq")
 
@@ -64,8 +67,8 @@ class BlockwiseConfig(Learning):
     weights on top of those, each as near to where it was before rounding as ERQ's rounding lets it be.
     attention: the softmax output's grid, `log2` (SPDFQ), `log_sqrt2` (RepQ-ViT, ERQ; one value more than its bits
     hold), `log_sqrt2_strict` (without that one), `shift_uniform_log2` (I&S-ViT) or `tail_log` (this project). gelu:
-    the grid of what a GELU puts out, `uniform` or `shifted_log` (AdaLog). Of learning, the paper states iterations
-    (100; 0 stops before learning) and learning_rate (4e-5).
+    the grid of what a GELU puts out, `uniform` or `shifted_log` (AdaLog; up to six bits). Of learning, the paper
+    states iterations (100; 0 stops before learning) and learning_rate (4e-5).
     """
 
     init: str = "percentile"

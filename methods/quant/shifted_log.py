@@ -91,7 +91,7 @@ class ShiftedLogQuantizer(Quantizer):
         """Return x on the grid, in one chain of operations."""
         chain = self._chain(self.scale, int(self.rate))
         with torch.no_grad():
-            value = changed(x, lambda part: chain(part.add_(GELU_SHIFT).clamp_(min=0)).sub_(GELU_SHIFT))
+            value = changed(x, lambda part: chain(part.add_(GELU_SHIFT)).sub_(GELU_SHIFT))
         return straight_through(x, value, self.inside)
 
     def describe(self) -> str:
