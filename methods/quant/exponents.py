@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 RATES = (1, 2, 4)
-"""Steps per power of two (AdaLog's adaptive base is 2^(1/r)) that are tried. Eight would help six bits a little, at four more operations per value."""
+"""Steps per power of two (AdaLog's adaptive base is 2^(1/r)) that are tried. Eight would help six bits a
+little, at four more operations per value."""
 LAST_CODE = 126
 """The last q whose 2^-q is a normal single-precision number: where a grid of powers ends, however many its bits."""
 _EXPONENT = 0x7F800000
