@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from harness import bench
+from harness import bench, search
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = Path(__file__).with_name("fault_plugin.py")
@@ -30,6 +30,12 @@ MATRIX = [
     *["--seeds", "0,1,2,3,4,5", "--limit", "20", "--device", "cpu", "--plugin", str(PLUGIN)],
 ]
 LOCAL = ("--executor", "local")
+SAMPLES = [
+    *["--model", "vit_digits", "--method", "dots", "--backend", "rounding", "--bits", "w4a4", "--seeds", "0"],
+    *["--search", "random", "--samples", str(CELLS), "--limit", "20", "--device", "cpu", "--plugin", str(PLUGIN)],
+]
+Command: TypeAlias = Callable[..., tuple[int, str]]
+"""Takes a folder of results and words; returns the exit code and what was printed."""
 
 
 @dataclass
@@ -54,9 +60,18 @@ class Outcome:
 
 def run(results: Path, *words: str) -> tuple[int, str]:
     """Run the matrix in this process; returns the exit code and what was printed on both streams."""
+    return _told(bench.main, ["--results", str(results), *MATRIX, *words])
+
+
+def run_search(results: Path, *words: str) -> tuple[int, str]:
+    """Run a search of as many samples in this process; returns as `run` does."""
+    return _told(search.main, ["--results", str(results), *SAMPLES, *words])
+
+
+def _told(main: Callable[[list[str]], int], words: list[str]) -> tuple[int, str]:
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-        code = bench.main(["--results", str(results), *MATRIX, *words])
+        code = main(words)
     return code, out.getvalue()
 
 
@@ -76,8 +91,10 @@ class Driver(Protocol):
 
 
 @contextlib.contextmanager
-def driver(results: Path, *words: str, prepare: Callable[[], None] = lambda: None) -> Iterator[Driver]:
-    """Run the matrix in a process that leads a session, as a terminal's foreground job does.
+def driver(
+    results: Path, *words: str, prepare: Callable[[], None] = lambda: None, command: Command = run
+) -> Iterator[Driver]:
+    """Run the matrix or a search in a process that leads a session, as a terminal's foreground job does.
 
     The process is forked from this one, so that it need not import everything again; it is gone at the end.
     """
@@ -86,7 +103,7 @@ def driver(results: Path, *words: str, prepare: Callable[[], None] = lambda: Non
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         prepare()
-        os._exit(run(results, *words)[0])
+        os._exit(command(results, *words)[0])
 
     process = multiprocessing.get_context("fork").Process(target=main)
     process.start()
@@ -119,23 +136,23 @@ def measured(record: dict[str, Any]) -> dict[str, Any]:
 
 
 @lru_cache
-def undisturbed() -> tuple[dict[str, dict[str, Any]], float]:
+def undisturbed(command: Command = run) -> tuple[dict[str, dict[str, Any]], float]:
     """Return the records of an undisturbed run by key, and the seconds it took (the second time, all being warm)."""
     results = Path(mkdtemp(prefix="undisturbed-")) / "results"
-    run(results.with_name("warm"), *LOCAL)
+    command(results.with_name("warm"), *LOCAL)
     start = time.monotonic()
-    code, text = run(results, *LOCAL)
+    code, text = command(results, *LOCAL)
     assert code == 0, text
     records = {key: measured(record) for key, (_, record) in recorded(results).items()}
     assert len(records) == CELLS
     return records, time.monotonic() - start
 
 
-def finish(outcome: Outcome, results: Path, *words: str) -> None:
+def finish(outcome: Outcome, results: Path, *words: str, command: Command = run) -> None:
     """Let a plain rerun complete a disturbed matrix, and add what came of it to the outcome."""
     before = recorded(results)
-    code, text = run(results, *(words or LOCAL))
-    after, expected = recorded(results), undisturbed()[0]
+    code, text = command(results, *(words or LOCAL))
+    after, expected = recorded(results), undisturbed(command)[0]
     outcome.times += 1
     outcome.finished += len(before)
     outcome.again += sum(after.get(key, (0, {}))[0] != touched for key, (touched, _) in before.items())

@@ -11,7 +11,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class Dots(Method):
     version = 1
     paper = "none"
     config_class = DotsConfig
+    space: ClassVar = {"images": {"min": 1, "max": 100}}
 
     def image_passes(self, config: Any) -> float:
         return 2.0

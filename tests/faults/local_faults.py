@@ -13,21 +13,21 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
-from fault_kit import CELLS, CONTROL, LOCAL, Outcome, driver, finish, recorded, run, undisturbed
+from fault_kit import CELLS, CONTROL, LOCAL, Command, Outcome, driver, finish, recorded, run, run_search, undisturbed
 
 STOP_SECONDS = 5.0
 TIMEOUT = 5
 _DAY = 86_400
 
 
-def driver_killed(folder: Path, times: int, moments: random.Random) -> Outcome:
-    """SIGKILL of the command at random moments of its run."""
-    outcome = Outcome("SIGKILL of the driver (local)")
+def killed(folder: Path, times: int, moments: random.Random, name: str, command: Command) -> Outcome:
+    """SIGKILL of a command at random moments of its run."""
+    outcome = Outcome(name)
     for number in range(times):
         results = folder / str(number)
-        with driver(results, *LOCAL) as process:
-            process.join(moments.uniform(0, undisturbed()[1]))
-        finish(outcome, results)
+        with driver(results, *LOCAL, command=command) as process:
+            process.join(moments.uniform(0, undisturbed(command)[1]))
+        finish(outcome, results, command=command)
     return outcome
 
 
@@ -155,7 +155,8 @@ def check_hang(outcome: Outcome, results: Path, code: int) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Path, int, random.Random], Outcome]] = {
-    "driver_killed": driver_killed,
+    "driver_killed": partial(killed, name="SIGKILL of the driver (local)", command=run),
+    "search_killed": partial(killed, name="SIGKILL of a search (local)", command=run_search),
     "interrupted": interrupted,
     "disk_full_images": partial(disk_full, records=False),
     "disk_full_record": partial(disk_full, records=True),
