@@ -22,7 +22,7 @@ from harness.records import Record
 
 if TYPE_CHECKING:
     from harness.jobs import CellJob, Job, RunSettings
-    from harness.trial import StageReport
+    from harness.stages import StageReport
 
 NOTHING = 200
 SLEEPS, SLEEP_SECONDS, GPUS = 64, 5.0, 4

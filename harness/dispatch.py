@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from types import TracebackType
 
+from harness.cell_record import fail_job
 from harness.claims import Claims
 from harness.executors import Listener
 from harness.jobs import CellJob, Job, RunSettings, Schedule
 from harness.records import is_recorded
-from harness.trial import fail_job
 
 
 class Dispatch:

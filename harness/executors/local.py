@@ -18,7 +18,8 @@ from harness.demand import demand
 from harness.dispatch import Dispatch
 from harness.executors import Listener, Resources
 from harness.jobs import Job, RunSettings
-from harness.trial import StageReport, StageTimeout, run_job
+from harness.stages import StageReport
+from harness.trial import StageTimeout, run_job
 
 _WAIT_SECONDS = 0.1
 

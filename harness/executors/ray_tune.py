@@ -20,7 +20,8 @@ from harness import catalog
 from harness.dispatch import Dispatch
 from harness.executors import Listener, Resources
 from harness.jobs import Job, RunSettings
-from harness.trial import StageReport, run_job
+from harness.stages import StageReport
+from harness.trial import run_job
 from methods.errors import UsageError
 
 # Read when Ray is imported: no usage report, no output of Tune's own, no logs and no state that nobody reads, Ctrl-C
