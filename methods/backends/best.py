@@ -2,10 +2,10 @@
 
 RepQ-ViT's reparameterized quantizers, ERQ's regression and rounding, AdaLog's logarithmic grid behind GELU, this
 project's logarithm for the softmax output, whose last code is the mean of the tail, and fifty steps of SPDFQ's
-block-wise learning. Activations stay per tensor. Chosen by the KL divergence from the floating-point model on 256
-training images of ImageNet, with DeiT-T at W4A4 and 8 images of SPDFQ (the softmax output's grid also with PSAQ-ViT's
-and real training images), none of which any table reports on; `results/README.md` has its ablation and what did not
-help.
+block-wise learning (at three bits they did harm; iterations=0 leaves them out). Activations stay per tensor. Chosen by
+the KL divergence from the floating-point model on 256 training images of ImageNet, with DeiT-T at W4A4 and 8 images of
+SPDFQ (the softmax output's grid also with PSAQ-ViT's and real training images), none of which any table reports on;
+`results/README.md` has its ablation and what did not help.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 What an attention map is multiplied with, the value vectors, has a large part common to all tokens: an error e of a
 row of weights costs sum(e^2) times the variance of the parts that differ and sum(e)^2 times the square of the common
 one. A grid of least squared error alone spends few bits on the many small weights, which together are most of a row:
-on DeiT-T at three bits log-sqrt2 loses 60 to 80 % of it, log2 adds 20 to 100 %. This quantizer is this project's.
+on DeiT-T at three bits log-sqrt2 loses 50 to 80 % of it, log2 adds 20 to 100 %. This quantizer is this project's.
 """
 
 from __future__ import annotations
