@@ -65,7 +65,7 @@ def provenance(settings: RunSettings) -> dict[str, Any]:
         "commit": settings.commit,
         "command": settings.command,
         "started": settings.started,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "device": settings.device,
         "processor": processor(),
         "cores": os.cpu_count(),
