@@ -66,10 +66,10 @@ def test_asha_and_failures_on_ray(tmp_path: Path) -> None:
     plugin = tmp_path / "fussy.py"
     plugin.write_text(
         "from dataclasses import dataclass\n"
-        "from methods.backends.minmax import MinMax\n"
+        "from methods.backends.minmax import MinMax, MinMaxConfig\n"
         "from methods.registry import BACKENDS\n"
         "@dataclass(frozen=True)\n"
-        "class FussyConfig:\n"
+        "class FussyConfig(MinMaxConfig):\n"
         "    moods: int = 0\n"
         "class Fussy(MinMax):\n"
         "    name, config_class = 'fussy', FussyConfig\n"
