@@ -130,7 +130,7 @@ def normed_layers(model: nn.Module) -> list[NormedLayer]:
     found = []
     for name, module in model.named_modules():
         if isinstance(module, Block | SwinTransformerBlock):
-            if getattr(module.attn, "gate", None) is None and not _padded(module):
+            if getattr(module.attn, "gate", None) is None and not padded(module):
                 found.append(NormedLayer(f"{name}.norm1", f"{name}.attn.qkv"))
             found.append(NormedLayer(f"{name}.norm2", f"{name}.mlp.fc1"))
         elif isinstance(module, PatchMerging):
@@ -145,7 +145,7 @@ def activated_layers(model: nn.Module) -> list[str]:
     return [f"{name}.fc2" for name, m in mlps if isinstance(m.act, nn.GELU) and isinstance(m.norm, nn.Identity)]
 
 
-def _padded(block: nn.Module) -> bool:
+def padded(block: nn.Module) -> bool:
     """Whether a Swin block fills up its map with zeros before cutting it into windows."""
     if not isinstance(block, SwinTransformerBlock):
         return False

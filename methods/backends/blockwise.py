@@ -29,6 +29,7 @@ from methods.quant.layers import QuantizedLayer
 from methods.quant.logarithmic import Log2Quantizer, LogSqrt2Quantizer
 from methods.quant.ranges import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, PercentileRange
 from methods.quant.reconstruct import Learning, reconstruct
+from methods.quant.rotate import rotated
 from methods.quant.shift_uniform_log2 import ShiftUniformLog2Quantizer
 from methods.quant.shifted_log import ShiftedLogQuantizer
 from methods.quant.swap import Maker, Recipe, fold_weights, insert_quantizers
@@ -67,13 +68,15 @@ class BlockwiseConfig(Learning):
     weights on top of those, each as near to where it was before rounding as ERQ's rounding lets it be.
     attention: the softmax output's grid, `log2` (SPDFQ), `log_sqrt2` (RepQ-ViT, ERQ; one value more than its bits
     hold), `log_sqrt2_strict` (without that one), `shift_uniform_log2` (I&S-ViT) or `tail_log` (this project). gelu:
-    the grid of what a GELU puts out, `uniform` or `shifted_log` (AdaLog; up to six bits). Of learning, the paper
-    states iterations (100; 0 stops before learning) and learning_rate (4e-5).
+    the grid of what a GELU puts out, `uniform` or `shifted_log` (AdaLog; up to six bits). rotate: whether residual
+    streams are turned first, so that no channel stands out (`methods.quant.rotate`). Of learning, the paper states
+    iterations (100; 0 stops before learning) and learning_rate (4e-5).
     """
 
     init: str = "percentile"
     attention: str = "log2"
     gelu: str = "uniform"
+    rotate: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,6 +120,8 @@ class Blockwise(Backend):
         self, model: nn.Module, images: Tensor, bits: Bits, config: Any, context: QuantizationContext
     ) -> nn.Module:
         """Calibrate on the images, learn unit by unit, fold the weights."""
+        if config.rotate and not bits.float:
+            model = rotated(model)
         quantized = _initialized(model, images, bits, config, context)
         if config.iterations and not bits.float:
             reconstruct(model, quantized, images, config, context.generator, context.report)
