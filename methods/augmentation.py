@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_LEAST_AREA, _RATIO = 0.08, 4 / 3
+_LEAST_AREA, _MILD_AREA, _RATIO = 0.08, 0.7, 4 / 3
 _COLOUR, _GREY, _BLUR = 0.8, 0.2, 0.5  # probabilities
 _STRENGTH = 0.4  # of contrast, saturation (relative) and brightness (normalized pixel values)
 _WIDEST_BLUR = 2.0  # standard deviation in pixels of a 224 px image
@@ -50,7 +50,12 @@ def random_views(images: Tensor, generator: torch.Generator) -> Tensor:
     The usual recipe of contrastive learning in normalized values: crops of 8 to 100 % of the area, flips and blur
     with probability 1/2, brightness, contrast and saturation changed by up to 0.4 with 0.8, grey with 0.2.
     """
-    return _blurred(_recoloured(_cropped(images, generator), generator), generator)
+    return _blurred(_recoloured(_cropped(images, generator, _LEAST_AREA), generator), generator)
+
+
+def with_views(images: Tensor, views: int, generator: torch.Generator) -> Tensor:
+    """Return images [n, C, H, W] followed by `views` crops of each, 70 to 100 % of the area, half flipped."""
+    return torch.cat([images, *(_cropped(images, generator, _MILD_AREA) for _ in range(views))])
 
 
 def _draw(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -58,10 +63,10 @@ def _draw(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return torch.rand((count, len(images)), generator=generator).to(images.device)
 
 
-def _cropped(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Resize a box of every image to the whole, half of them flipped."""
+def _cropped(images: Tensor, generator: torch.Generator, least_area: float) -> Tensor:
+    """Resize a box of every image, at least that share of its area, to the whole, half of them flipped."""
     area, ratio, down, right, flip = _draw(images, 5, generator)
-    area, ratio = _LEAST_AREA + (1 - _LEAST_AREA) * area, _RATIO ** (2 * ratio - 1)
+    area, ratio = least_area + (1 - least_area) * area, _RATIO ** (2 * ratio - 1)
     height, width = (area / ratio).sqrt().clamp(max=1), (area * ratio).sqrt().clamp(max=1)
     zero, sign = torch.zeros_like(area), 1 - 2 * (flip < 0.5).float()
     rows = [sign * width, zero, (2 * right - 1) * (1 - width), zero, height, (2 * down - 1) * (1 - height)]

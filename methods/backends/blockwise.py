@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from methods.augmentation import with_views
 from methods.backends import repq
 from methods.backends.erq import ErqConfig, reduce_errors
 from methods.contracts import Backend, QuantizationContext
@@ -26,9 +27,10 @@ from methods.errors import UsageError
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.layers import QuantizedLayer
+from methods.quant.learning import Learning
 from methods.quant.logarithmic import Log2Quantizer, LogSqrt2Quantizer
 from methods.quant.ranges import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, PercentileRange
-from methods.quant.reconstruct import Learning, reconstruct
+from methods.quant.reconstruct import reconstruct
 from methods.quant.rotate import rotated
 from methods.quant.shift_uniform_log2 import ShiftUniformLog2Quantizer
 from methods.quant.shifted_log import ShiftedLogQuantizer
@@ -69,14 +71,16 @@ class BlockwiseConfig(Learning):
     attention: the softmax output's grid, `log2` (SPDFQ), `log_sqrt2` (RepQ-ViT, ERQ; one value more than its bits
     hold), `log_sqrt2_strict` (without that one), `shift_uniform_log2` (I&S-ViT) or `tail_log` (this project). gelu:
     the grid of what a GELU puts out, `uniform` or `shifted_log` (AdaLog; up to six bits). rotate: whether residual
-    streams are turned first, so that no channel stands out (`methods.quant.rotate`). Of learning, the paper states
-    iterations (100; 0 stops before learning) and learning_rate (4e-5).
+    streams are turned first, so that no channel stands out (`methods.quant.rotate`). views: how many crops of every
+    image, of 70 to 100 % of its area and half of them flipped, regression and learning see beside it. Of learning, the
+    paper states iterations (100; 0 stops before learning) and learning_rate (4e-5).
     """
 
     init: str = "percentile"
     attention: str = "log2"
     gelu: str = "uniform"
     rotate: bool = False
+    views: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,6 +92,8 @@ class BlockwiseConfig(Learning):
         for key, value, known in choices:
             if value not in known:
                 raise UsageError(f"{key} must be one of {', '.join(known)}, not {value!r}.")
+        if self.views < 0:
+            raise UsageError("views must be at least 0.")
 
     def grids(self, recipe: Recipe) -> Recipe:
         """Return the recipe with the grids chosen here."""
@@ -113,8 +119,9 @@ class Blockwise(Backend):
 
     def image_passes(self, config: Any, images: int) -> float:
         """Count every learning step as one forward+backward pass of its images, start and regression as one."""
-        starts = 2 if config.init == "erq" else 1
-        return float(images * starts + config.iterations * min(config.batch or images, images))
+        seen = images * (1 + config.views)
+        regression = seen if config.init == "erq" else 0
+        return float(images + regression + config.iterations * min(config.batch or seen, seen))
 
     def quantize(
         self, model: nn.Module, images: Tensor, bits: Bits, config: Any, context: QuantizationContext
@@ -122,24 +129,25 @@ class Blockwise(Backend):
         """Calibrate on the images, learn unit by unit, fold the weights."""
         if config.rotate and not bits.float:
             model = rotated(model)
-        quantized = _initialized(model, images, bits, config, context)
+        seen = with_views(images, config.views, context.generator)
+        quantized = _initialized(model, images, seen, bits, config, context)
         if config.iterations and not bits.float:
-            reconstruct(model, quantized, images, config, context.generator, context.report)
+            reconstruct(model, quantized, seen, config, context.generator, context.report)
         fold_weights(quantized)
         return quantized
 
 
 def _initialized(
-    model: nn.Module, images: Tensor, bits: Bits, config: BlockwiseConfig, context: QuantizationContext
+    model: nn.Module, images: Tensor, seen: Tensor, bits: Bits, config: BlockwiseConfig, context: QuantizationContext
 ) -> nn.Module:
-    """Return the calibrated copy of `model` that learning starts from."""
+    """Return the copy of `model` that learning starts from: with ranges from the images; regression takes `seen`."""
     if config.init == "percentile":
         quantized = insert_quantizers(model, bits, config.grids(RECIPE))
         calibrate(quantized, images)
         return quantized
     quantized = repq.reparameterized(model, images, bits, config.grids(repq.RECIPE))
     if config.init == "erq" and not bits.float:
-        loosen(reduce_errors(quantized, images, ErqConfig(), context))
+        loosen(reduce_errors(quantized, seen, ErqConfig(), context))
     return quantized
 
 

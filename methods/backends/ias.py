@@ -22,8 +22,9 @@ from methods.contracts import Backend, QuantizationContext, Report
 from methods.errors import UsageError
 from methods.quant.bits import FLOAT, Bits
 from methods.quant.calibrate import calibrate
+from methods.quant.learning import Learning
 from methods.quant.ranges import WEIGHT_PERCENTILES, PercentileRange
-from methods.quant.reconstruct import Learning, reconstruct
+from methods.quant.reconstruct import reconstruct
 from methods.quant.reparameterize import reparameterize
 from methods.quant.shift_uniform_log2 import ShiftUniformLog2Quantizer
 from methods.quant.swap import fold_weights, insert_quantizers, quantized_layers

@@ -9,58 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from methods.architecture import reconstruction_units
 from methods.contracts import Report
-from methods.errors import UsageError
 from methods.quant.adaround import AdaRoundQuantizer, beta, learned_rounding
 from methods.quant.drop import dropping
 from methods.quant.layers import QuantizedLayer
 from methods.quant.learned_step import LearnedStepQuantizer
+from methods.quant.learning import Learning
 from methods.quant.swap import activation_quantizers, quantized_layers
 from methods.quant.uniform import UniformQuantizer
 
-ROUNDINGS = ("nearest", "adaround")
-SCALES = ("fixed", "learned")
-
-
-@dataclass(frozen=True)
-class Learning:
-    """How units are learned.
-
-    iterations: Adam steps per unit (0: none); learning_rate: of weights and biases at the first step, decayed to
-    zero by a half cosine, as all rates are; batch: images in a step, drawn anew for each (0: all of them); drop:
-    probability with which a value of an activation is left in floating point while learning (QDrop: 0.5),
-    in steps of 1/256; rounding: `nearest` rounds the learned weight, `adaround` keeps the weight and learns which
-    way each value is rounded (`methods.quant.adaround`), at `rounding_rate` and with `rounding_weight` on its
-    regulariser (AdaRound: 0.01); scales: `learned` learns the steps of uniform activation quantizers as well
-    (LSQ, `methods.quant.learned_step`), at `scale_rate` in units of the activations.
-    """
-
-    iterations: int = 100
-    learning_rate: float = 4e-5
-    batch: int = 0
-    drop: float = 0.0
-    rounding: str = "nearest"
-    rounding_rate: float = 1e-2
-    rounding_weight: float = 0.01
-    scales: str = "fixed"
-    scale_rate: float = 4e-5
-
-    def __post_init__(self) -> None:
-        if self.iterations < 0 or min(self.learning_rate, self.rounding_rate, self.scale_rate) <= 0:
-            raise UsageError("Block-wise learning needs iterations >= 0 and learning rates > 0.")
-        if self.batch < 0 or not 0 <= self.drop <= 1 or self.rounding_weight < 0:
-            raise UsageError("Block-wise learning needs batch >= 0, drop from 0 to 1 and rounding_weight >= 0.")
-        for key, value, known in (("rounding", self.rounding, ROUNDINGS), ("scales", self.scales, SCALES)):
-            if value not in known:
-                raise UsageError(f"{key} must be one of {', '.join(known)}, not {value!r}.")
+Target: TypeAlias = Callable[[Tensor], Tensor]
+"""Gives what a unit should put out, from what comes in [n, ...]."""
 
 
 def reconstruct(
@@ -71,12 +37,12 @@ def reconstruct(
     generator: torch.Generator,
     report: Report,
 ) -> None:
-    """Learn every unit of `quantized` in place, so that it puts out what its counterpart in `model` does.
+    """Learn every unit of `quantized` in place, so that it puts out what its counterpart in `model` does (`target`).
 
     images: [n, C, H, W], of which inputs and targets are made; generator: draws batches and drops; report: is
     called after every step of every unit.
     """
-    targets = _unit_outputs(model, images)
+    targets = _unit_outputs(model, images) if learning.target == "network" else dict(reconstruction_units(model))
     total = len(targets) * learning.iterations
     before = []
     for index, name in enumerate(list(targets)):
@@ -94,8 +60,8 @@ def _report_from(report: Report, offset: int, total: int, step: int) -> None:
     report(offset + step, total)
 
 
-def _unit_outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return the output of every unit of the floating-point model."""
+def _unit_outputs(model: nn.Module, images: Tensor) -> dict[str, Target]:
+    """Return, for every unit, what gives its output in the floating-point model, whatever it is asked for."""
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str, _module: nn.Module, _arguments: Any, output: Tensor) -> None:
@@ -106,19 +72,25 @@ def _unit_outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         model(images)
     for hook in after:
         hook.remove()
-    return outputs
+    return {name: partial(_given, output) for name, output in outputs.items()}
+
+
+def _given(output: Tensor, _inputs: Tensor) -> Tensor:
+    return output
 
 
 def _learn_unit(
-    target: Tensor,
+    target: Target,
     learning: Learning,
     generator: torch.Generator,
     report: Callable[[int], None],
     unit: nn.Module,
     arguments: tuple[Tensor],
 ) -> None:
-    """Adam on what is learned of a unit, against the output of the floating-point one."""
+    """Adam on what is learned of a unit, against its target for what comes in."""
     inputs = arguments[0].detach()
+    with torch.no_grad():
+        wanted = target(inputs)
     layers = [layer for _, layer in quantized_layers(unit)]
     with (
         learned_rounding(layers if learning.rounding == "adaround" else []) as roundings,
@@ -136,7 +108,7 @@ def _learn_unit(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=learning.iterations)
         for step in range(learning.iterations):
             chosen = _batch(len(inputs), learning.batch, generator)
-            loss = reconstruction_loss(unit.forward(inputs[chosen]), target[chosen])
+            loss = reconstruction_loss(unit.forward(inputs[chosen]), wanted[chosen])
             loss = loss + learning.rounding_weight * rounding_penalty(roundings, step / learning.iterations)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

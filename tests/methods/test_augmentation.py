@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from methods import augmentation
-from methods.augmentation import random_views
+from methods.augmentation import random_views, with_views
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -23,7 +23,7 @@ def ramps(count: int, size: int = 32) -> Tensor:
 
 
 def test_crops_are_boxes_of_the_image_some_of_them_flipped() -> None:
-    views = augmentation._cropped(ramps(400), seeded())
+    views = augmentation._cropped(ramps(400), seeded(), 0.08)
     inner = views[:, :, 1:-1, 1:-1]  # the border repeats the outermost pixels
     columns, rows = inner[:, 0, 0], inner[:, 1, :, 0]
     slopes = [(line[:, 1:] - line[:, :-1]).mean(dim=1) * 16 for line in (columns, rows)]
@@ -78,3 +78,19 @@ def test_views_differ_between_images_and_depend_on_the_generator_alone() -> None
     assert torch.equal(first, random_views(images, seeded(5)))
     assert not torch.equal(first, random_views(images, seeded(6)))
     assert not torch.equal(first[0], first[1])
+
+
+def test_mild_views_stand_behind_the_images() -> None:
+    images = ramps(100)
+    seen = with_views(images, 3, seeded())
+    assert torch.equal(seen[:100], images)
+    views = seen[100:, :, 1:-1, 1:-1]
+    columns, rows = views[:, 0, 0], views[:, 1, :, 0]
+    slopes = [(line[:, 1:] - line[:, :-1]).mean(dim=1) * 16 for line in (columns, rows)]
+    area = (slopes[0] * slopes[1]).abs()
+    assert area.shape == (300,)
+    assert 0.69 < area.min().item() < 0.75
+    assert area.max().item() <= 1.001
+    assert (slopes[0] < 0).double().mean().item() == pytest.approx(0.5, abs=0.1)
+    assert not torch.equal(seen[100:200], seen[200:])
+    assert with_views(images, 0, seeded()).shape == images.shape

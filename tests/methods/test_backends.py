@@ -86,12 +86,19 @@ def lessons(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     original = reconstruct._learn_unit
 
     def recording(
-        target: Tensor, learning: Any, generator: Any, report: Any, unit: nn.Module, arguments: tuple[Tensor]
+        target: Callable[[Tensor], Tensor],
+        learning: Any,
+        generator: Any,
+        report: Any,
+        unit: nn.Module,
+        arguments: tuple[Tensor],
     ) -> None:
         before = unit.forward(arguments[0])
         original(target, learning, generator, report, unit, arguments)
         after = unit.forward(arguments[0])
-        recorded.append({"input": arguments[0].clone(), "target": target, "before": before, "after": after})
+        recorded.append(
+            {"input": arguments[0].clone(), "target": target(arguments[0]), "before": before, "after": after}
+        )
 
     monkeypatch.setattr(reconstruct, "_learn_unit", recording)
     return recorded

@@ -20,8 +20,9 @@ from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.drop import drawn, dropping
 from methods.quant.layers import QuantizedLayer
+from methods.quant.learning import Learning
 from methods.quant.ranges import MinMaxRange
-from methods.quant.reconstruct import Learning, reconstruct
+from methods.quant.reconstruct import reconstruct
 from methods.quant.swap import activation_quantizers, insert_quantizers, quantized_layers
 from methods.quant.uniform import UniformQuantizer
 
@@ -49,15 +50,20 @@ def weights_of(model: nn.Module) -> Tensor:
     return torch.cat([layer.layer.weight.flatten() for _, layer in quantized_layers(model)])
 
 
-def test_two_steps_of_the_classifier_equal_adam_by_hand() -> None:
+@pytest.mark.parametrize("aim", ["network", "unit"])
+def test_two_steps_of_the_classifier_equal_adam_by_hand(aim: str) -> None:
     """Loss, straight-through gradient, Adam and the half cosine, in float64."""
     model, images, rate = tiny_vit(), noise(4), 1e-3
     quantized = prepared(model, images)
     quantized.head.weights.scale.mul_(0.6)  # so that some weights are clipped, and get no gradient
     seen: list[Tensor] = []
     quantized.head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].detach().clone()))
-    reconstruct(model, quantized, images, Learning(iterations=2, learning_rate=rate), generator(), silent)
-    x, target = fake(double(seen[-1]), quantized.head.inputs), double(model(images))
+    learning = Learning(iterations=2, learning_rate=rate, target=aim)
+    reconstruct(model, quantized, images, learning, generator(), silent)
+    x = fake(double(seen[-1]), quantized.head.inputs)
+    local = double(seen[-1]) @ double(model.head.weight).T + double(model.head.bias)
+    target = double(model(images)) if aim == "network" else local
+    assert np.abs(local - double(model(images))).max() > 0.05
     parameters = [double(model.head.weight).copy(), double(model.head.bias).copy()]
     first, second = ([np.zeros_like(p) for p in parameters] for _ in range(2))
     scale, zero = double(quantized.head.weights.scale), double(quantized.head.weights.zero_point)
