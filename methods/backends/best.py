@@ -4,9 +4,10 @@ Residual streams are turned so that no channel stands out (`methods.quant.rotate
 quantizers, AdaLog's logarithmic grid behind GELU, this project's logarithm for the softmax output, whose last code is
 the mean of the tail, ERQ's regression and rounding, and a little block-wise learning, both on seven mild crops of
 every image beside it. Units learn what the floating-point unit makes of their own input: making up for the errors of
-earlier units, as SPDFQ does, fits the calibration images too closely. Activations stay per tensor. Chosen by the KL divergence from the floating-point model
-on 256 training images of ImageNet, with DeiT-T at W4A4 and 8 images of SPDFQ, of PSAQ-ViT and real ones, none of which
-any table reports on; `results/README.md` has its ablation and what did not help.
+earlier units, as SPDFQ does, fits the calibration images too closely. Activations stay per tensor. Chosen by the KL
+divergence from the floating-point model on 256 training images of ImageNet, with DeiT-T at W4A4 and 8 images of
+SPDFQ, of PSAQ-ViT and real ones, none of which any table reports on; `results/README.md` has its ablation and what
+did not help.
 """
 
 from __future__ import annotations
