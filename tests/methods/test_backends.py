@@ -234,7 +234,7 @@ def test_estimates_and_settings() -> None:
     for bad in ({"batch": -1}, {"drop": 1.5}, {"rounding_weight": -0.1}):
         with pytest.raises(UsageError, match="drop from 0 to 1"):
             BlockwiseConfig(**bad)
-    words: list[dict[str, Any]] = [{key: "odd"} for key in ("init", "attention", "rounding", "scales")]
+    words: list[dict[str, Any]] = [{key: "odd"} for key in ("init", "attention", "gelu", "rounding", "scales", "target")]
     for word in words:
         with pytest.raises(UsageError, match=f"{next(iter(word))} must be one of .*, not 'odd'"):
             BlockwiseConfig(**word)
