@@ -125,6 +125,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "scales": {"scales": "learned", "scale_rate": 1e-2},
     "repq": {"init": "repq", "attention": "log_sqrt2", "learning_rate": 5e-4},
     "erq": {"init": "erq", "attention": "shift_uniform_log2", "learning_rate": 1e-3},
+    "views of a turned model, own targets": {"rotate": True, "views": 2, "batch": 6, "target": "unit"},
 }
 
 
@@ -234,7 +235,8 @@ def test_estimates_and_settings() -> None:
     for bad in ({"batch": -1}, {"drop": 1.5}, {"rounding_weight": -0.1}):
         with pytest.raises(UsageError, match="drop from 0 to 1"):
             BlockwiseConfig(**bad)
-    words: list[dict[str, Any]] = [{key: "odd"} for key in ("init", "attention", "gelu", "rounding", "scales", "target")]
+    keys = ("init", "attention", "gelu", "rounding", "scales", "target")
+    words: list[dict[str, Any]] = [{key: "odd"} for key in keys]
     for word in words:
         with pytest.raises(UsageError, match=f"{next(iter(word))} must be one of .*, not 'odd'"):
             BlockwiseConfig(**word)
