@@ -27,7 +27,7 @@ from methods.errors import UsageError
 from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.layers import QuantizedLayer
-from methods.quant.learning import Learning
+from methods.quant.learning import Learning, check_choices
 from methods.quant.logarithmic import Log2Quantizer, LogSqrt2Quantizer
 from methods.quant.ranges import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, PercentileRange
 from methods.quant.reconstruct import reconstruct
@@ -84,14 +84,7 @@ class BlockwiseConfig(Learning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choices = (
-            ("init", self.init, INITS),
-            ("attention", self.attention, ATTENTIONS),
-            ("gelu", self.gelu, ACTIVATED),
-        )
-        for key, value, known in choices:
-            if value not in known:
-                raise UsageError(f"{key} must be one of {', '.join(known)}, not {value!r}.")
+        check_choices(self, {"init": INITS, "attention": ATTENTIONS, "gelu": ACTIVATED})
         if self.views < 0:
             raise UsageError("views must be at least 0.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from methods.errors import UsageError
@@ -42,11 +43,12 @@ class Learning:
             raise UsageError("Block-wise learning needs iterations >= 0 and learning rates > 0.")
         if self.batch < 0 or not 0 <= self.drop <= 1 or self.rounding_weight < 0:
             raise UsageError("Block-wise learning needs batch >= 0, drop from 0 to 1 and rounding_weight >= 0.")
-        choices = (
-            ("rounding", self.rounding, ROUNDINGS),
-            ("scales", self.scales, SCALES),
-            ("target", self.target, TARGETS),
-        )
-        for key, value, known in choices:
-            if value not in known:
-                raise UsageError(f"{key} must be one of {', '.join(known)}, not {value!r}.")
+        check_choices(self, {"rounding": ROUNDINGS, "scales": SCALES, "target": TARGETS})
+
+
+def check_choices(settings: object, choices: dict[str, Collection[str]]) -> None:
+    """Raise UsageError for a setting, by its name, that is not among what it can be."""
+    for key, known in choices.items():
+        value = getattr(settings, key)
+        if value not in known:
+            raise UsageError(f"{key} must be one of {', '.join(known)}, not {value!r}.")
