@@ -85,7 +85,7 @@ def _turn_writer(model: nn.Module, writer: Writer, rotation: Tensor) -> None:
     scale = torch.ones(len(rotation), dtype=torch.float64, device=rotation.device)
     if writer.scale is not None:
         gamma = model.get_parameter(f"{writer.scale}.gamma")
-        scale = gamma.double()
+        scale = gamma.to(torch.float64, copy=True)
         gamma.fill_(1)
     turn = rotation * scale
     layer.weight.copy_((turn @ layer.weight.double().flatten(1)).reshape(layer.weight.shape))

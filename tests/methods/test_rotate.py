@@ -93,6 +93,11 @@ def test_stream_is_turned_and_norms_are_plain(build: Build, streams: int) -> Non
             assert not bool(norm.bias.any())
 
 
+def test_layer_scale_of_a_model_in_double_precision_is_not_lost() -> None:
+    model, images = tiny_vit(init_values=0.3).double(), noise(3).double()
+    assert double(rotated(model)(images)) == pytest.approx(double(model(images)), abs=1e-10)
+
+
 @pytest.mark.parametrize("build", LEFT.values(), ids=LEFT)
 def test_what_cannot_be_turned_is_left_as_it_is(build: Build) -> None:
     model = build()
