@@ -12,6 +12,8 @@ from torch import Tensor
 from methods.errors import UsageError
 
 Fitness: TypeAlias = Callable[[Tensor], float]
+_ROUNDING = 1e-5
+"""What a fitness computed in single precision may gain by rounding alone."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,20 @@ class Evolution:
 
 
 def evolve(fitness: Fitness, genes: int, law: Evolution, generator: torch.Generator) -> Tensor:
-    """Return the factors [genes] of the highest fitness met, all ones where none is higher than theirs.
+    """Return the factors [genes] of the highest fitness met, all ones where none is higher by more than rounding.
 
     The first generation is all ones and mutations of it; the best individual of each lives on unchanged.
     """
     population = torch.ones((law.population, genes))
     population[1:] = _mutated(population[1:], law, generator)
     values = [fitness(individual) for individual in population]
+    start = values[0]
     for _ in range(law.generations - 1):
         population, values = _ranked(population, values)
         population[1:] = _mutated(_crossed(population, generator), law, generator)
         values[1:] = [fitness(individual) for individual in population[1:]]
-    return _ranked(population, values)[0][0]
+    population, values = _ranked(population, values)
+    return population[0] if values[0] > start + _ROUNDING else torch.ones(genes)
 
 
 def _ranked(population: Tensor, values: list[float]) -> tuple[Tensor, list[float]]:

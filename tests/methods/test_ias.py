@@ -113,10 +113,15 @@ def test_without_learning_it_is_calibration_with_exact_weights() -> None:
 
 
 @pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
-def test_learning_brings_the_logits_nearer(build: Build) -> None:
-    model, images = build(), noise(4)
-    errors = [(quantize(model, c)(images) - model(images)).square().mean() for c in (CONFIG, IasConfig(iterations=0))]
-    assert errors[0] < 0.6 * errors[1]
+def test_learning_brings_the_logits_nearer(build: Callable[[int], Any]) -> None:
+    """Over several models: any change of a weight, however small, makes the error of one of them three times another,
+    as it turns roundings all through the network."""
+    settings, images = (IasConfig(iterations=30, learning_rate=3e-3, batch=0), IasConfig(iterations=0)), noise(4)
+    learned, plain = (
+        sum((quantize(model, config)(images) - model(images)).square().mean().item() for model in map(build, range(3)))
+        for config in settings
+    )
+    assert learned < 0.6 * plain
 
 
 @pytest.mark.parametrize("build", [tiny_vit, tiny_swin])

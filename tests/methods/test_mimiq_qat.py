@@ -157,7 +157,7 @@ def test_training_brings_the_network_nearer_to_the_model(build: Callable[[], Any
     model, images = build(), noise(5)
     plain = start(model)
     fold_weights(plain)
-    quantized = train(model, epochs=12)
+    quantized = train(model, epochs=40)
     with torch.no_grad():
         losses = [Distillation(model, network, 5.0, 10.0)(images).item() for network in (plain, quantized)]
     assert losses[1] < 0.9 * losses[0]

@@ -150,12 +150,18 @@ def test_the_student_answers_every_image_step_but_the_first(monkeypatch: pytest.
     assert all(torch.equal(images, shown[1 + index // 2]) for index, images in enumerate(answered))
 
 
-def test_images_move_apart_from_a_student_that_stands_still_and_less_from_one_that_learns() -> None:
-    alone: dict[str, Any] = {"iterations": 20, "pse_weight": 0.0, "tv_weight": 0.0, "jitter": 0, "flip": 0.0}
-    still = synthesize(student_steps=0, **alone).losses["discrepancy"]
-    learning = synthesize(student_rate=1e-3, **alone).losses["discrepancy"]
-    assert still[-1] < 1.2 * still[0] < 0
-    assert learning[-1] > still[-1]
+ALONE: dict[str, Any] = {"iterations": 20, "pse_weight": 0.0, "tv_weight": 0.0, "jitter": 0, "flip": 0.0}
+
+
+def test_images_move_apart_from_a_student_that_stands_still() -> None:
+    apart = synthesize(student_steps=0, **ALONE).losses["discrepancy"]
+    assert apart[-1] < 1.2 * apart[0] < 0
+
+
+def test_the_student_follows_on_images_that_stand_still() -> None:
+    """Where both move, either may be ahead at any one step."""
+    apart = synthesize(student_rate=1e-3, learning_rate=1e-9, **ALONE).losses["discrepancy"]
+    assert apart[0] < 1.25 * apart[-1]
 
 
 def test_the_generator_alone_decides_and_the_model_stays_as_it_was() -> None:
