@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.plan import Request
-    from harness.records import Record
+    from harness.record.records import Record
     from methods.contracts import AblationRow, Method
 
 _EXAMPLES = """examples:
@@ -64,7 +64,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from harness import catalog
-    from harness.records import load_records
+    from harness.record.records import load_records
     from methods.registry import METHODS
 
     catalog.load(arguments.plugin)
@@ -81,7 +81,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
     """Run the rows' cells that are missing and show the table of all."""
     from harness.plan import make_plan
     from harness.planview import print_plan
-    from harness.records import read_record, record_path
+    from harness.record.records import read_record, record_path
     from harness.request import read_request, run_settings
     from harness.run import run_plan
     from methods.errors import UsageError
@@ -105,7 +105,7 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
 def _show(method: Method, records: list[Record], arguments: argparse.Namespace, console: Console) -> None:
     """Print the ablations that records hold, and write them; raises UsageError when there is none."""
     from harness.ablation_table import ablation_grid, ablations
-    from harness.files import write_atomically
+    from harness.record.files import write_atomically
     from harness.render import markdown, print_table
     from methods.errors import UsageError
 

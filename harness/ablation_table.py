@@ -11,7 +11,7 @@ from typing import Any
 from harness.grid import Grid, Word
 from harness.measurements import Measurement, measurements
 from harness.pairs import p_text
-from harness.records import Record
+from harness.record.records import Record
 from harness.statistics import LEVEL, holm, paired
 from methods.contracts import AblationRow, Method
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.cells import recorded_synthesis
-from harness.records import Record
+from harness.record.cells import recorded_synthesis
+from harness.record.records import Record
 
 _WIDEST = 900
 

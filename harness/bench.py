@@ -97,7 +97,7 @@ def _list(arguments: argparse.Namespace, console: Console) -> None:
 
 def _print_leaderboard(plan: Plan, results: Path, console: Console) -> None:
     """Print the tables of the cells asked for, from their records."""
-    from harness.records import read_record, record_path
+    from harness.record.records import read_record, record_path
     from harness.render import print_table
     from harness.tables import leaderboards
 

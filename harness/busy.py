@@ -17,8 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cells import recorded_synthesis
-from harness.records import Record
+from harness.record.cells import recorded_synthesis
+from harness.record.records import Record
 
 if TYPE_CHECKING:
     from harness.jobs import CellJob, Job, RunSettings
@@ -56,9 +56,9 @@ def _sleep(job: Job, settings: RunSettings, report: StageReport) -> None:
 
 
 def _sleeper(number: int, seconds: float) -> CellJob:
-    from harness.cells import Cell, Identity
     from harness.data import DIGITS, DataSource
     from harness.jobs import CellJob, Subject
+    from harness.record.cells import Cell, Identity
     from harness.weights import Weights
     from harness.zoo import ENTRIES
     from methods.quant.bits import Bits

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from harness.jobs import CellJob, Job, RunSettings
 from harness.provenance import library_versions, provenance
-from harness.records import SCHEMA, Record, write_record
+from harness.record.records import SCHEMA, Record, write_record
 
 
 def record_base(job: CellJob, settings: RunSettings, status: str) -> Record:

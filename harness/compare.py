@@ -95,9 +95,8 @@ _Rows = dict[tuple[Any, ...], list["Measurement"]]
 
 def _rows(name: str) -> _Rows:
     """Return the measurements of a folder or revision by what they measure."""
-    from harness.leaderboard import load_finished
     from harness.measurements import measurements
-    from harness.revisions import results_of
+    from harness.record.folders import load_finished, results_of
 
     with results_of(name) as folders:
         lines = measurements(load_finished(folders, name=name))

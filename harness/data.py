@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from harness import folders
 from harness.dead_leaves import dead_leaves
 from harness.digits import digits_split
-from harness.files import hash_key
+from harness.record.files import hash_key
 from harness.seeds import derived_seed
 from harness.zoo import ModelEntry
 from methods.errors import UsageError

@@ -13,7 +13,7 @@ from harness.cell_record import fail_job
 from harness.claims import Claims
 from harness.executors import Listener
 from harness.jobs import CellJob, Job, RunSettings, Schedule
-from harness.records import is_recorded
+from harness.record.records import is_recorded
 
 
 class Dispatch:

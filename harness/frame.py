@@ -1,6 +1,6 @@
 """Measurements as a pandas DataFrame, for notebooks and for CSV.
 
-With records = load_records([Path("results/digits")]).sound (`harness.records`), the means of a leaderboard are
+With records = load_records([Path("results/digits")]).sound (`harness.record.records`), the means of a leaderboard are
 frame(measurements(records)).groupby(["model", "bits", "method"]).top1.mean().
 """
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from harness.cells import Cell, Identity
 from harness.data import DataSource
+from harness.record.cells import Cell, Identity
 from harness.weights import Weights
 from harness.zoo import ModelEntry
 from methods.quant.bits import Bits

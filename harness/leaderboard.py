@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from harness.command import run_command
-from harness.files import check_writable, write_atomically
-from harness.revisions import folders_with_records
+from harness.record.files import check_writable, write_atomically
+from harness.record.folders import folders_with_records, load_finished
 from methods.errors import UsageError
 
 if TYPE_CHECKING:
     from harness.grid import Grid
     from harness.layout import Layout
-    from harness.records import Record
     from harness.tables import Table
+
 
 _Text: TypeAlias = "Callable[[], str]"
 FILES = {"md": "leaderboard.md", "csv": "leaderboard.csv", "latex": "leaderboard.tex", "html": "index.html"}
-_MOST_NAMED = 20
+
+
 _EXAMPLES = """examples:
   python -m harness.leaderboard
   python -m harness.leaderboard results/digits results/deit_t
@@ -107,27 +108,6 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError("--pairs has no page of its own; the page of --format html holds the pairs.")
     if arguments.reported is not None and not arguments.reported.is_dir():
         raise UsageError(f"There is no folder {arguments.reported} of reported figures.")
-
-
-def load_finished(folders: list[Path], details: bool = False, name: str | None = None) -> list[Record]:
-    """Return the records under results folders, naming what is not counted on stderr.
-
-    name: what to call the folders; raises UsageError when no cell has finished.
-    """
-    from harness.records import load_records
-
-    records = load_records(folders, details)
-    for problem in records.problems[:_MOST_NAMED]:
-        print(f"Not counted: {problem}.", file=sys.stderr)
-    if len(records.problems) > _MOST_NAMED:
-        more = len(records.problems) - _MOST_NAMED
-        print(f"Not counted: {more} more records; python -m harness.check names them all.", file=sys.stderr)
-    failed = sum(record["status"] == "failed" for record in records.sound)
-    if failed:
-        print(f"{failed} failed cells are not in the tables.", file=sys.stderr)
-    if len(records.sound) == failed:
-        raise UsageError(f"There are no records of finished cells under {name or ', '.join(map(str, folders))}.")
-    return records.sound
 
 
 def _layout(arguments: argparse.Namespace) -> Layout:

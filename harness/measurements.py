@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.records import Record
+from harness.record.records import Record
 from harness.statistics import Hits
 from methods.errors import UsageError, unknown_name
 

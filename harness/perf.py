@@ -142,7 +142,7 @@ def main(words: list[str] | None = None) -> int:
 
 def _scheduling(arguments: argparse.Namespace) -> int:
     from harness.busy import schedule_of, scheduling
-    from harness.records import load_records
+    from harness.record.records import load_records
     from methods.errors import UsageError
 
     if arguments.schedule_of:
@@ -162,10 +162,10 @@ def _perf(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from harness import catalog
-    from harness.files import write_atomically
     from harness.grid import Grid, Word
     from harness.perf_backends import COLUMNS, NOTES, evaluation_lines
     from harness.provenance import library_versions, processor
+    from harness.record.files import write_atomically
     from harness.render import markdown, print_table
 
     catalog.load()

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from harness.cache import Cache
-from harness.cells import Cell, Identity, cell_key, reference_key, synthesis_key
 from harness.data import DataSource, open_images
 from harness.estimate import footprint
 from harness.jobs import CellJob, Job, ReferenceJob, Subject, SynthesisJob
-from harness.records import damage, is_recorded
+from harness.record.cache import Cache
+from harness.record.cells import Cell, Identity, cell_key, reference_key, synthesis_key
+from harness.record.records import damage, is_recorded
 from harness.settings import Overrides, changed_settings, effective_config
 from methods.errors import UsageError
 from methods.quant.bits import Bits

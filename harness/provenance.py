@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.catalog import PACKAGES
-from harness.files import hash_file
+from harness.record.files import hash_file
 
 if TYPE_CHECKING:
     from harness.jobs import RunSettings

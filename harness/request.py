@@ -15,11 +15,11 @@ from harness import catalog
 from harness.data import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked
 from harness.demand import threads_for
 from harness.executors import Resources
-from harness.files import check_writable
 from harness.jobs import RunSettings, Subject
 from harness.layer_bits import check_layers, read_bits
 from harness.plan import Request
 from harness.provenance import command_line, git_commit
+from harness.record.files import check_writable
 from harness.settings import effective_config, read_overrides, with_precision
 from harness.weights import find_weights, load_model
 from harness.zoo import ModelEntry, select_models

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.dimension import Dimension, Settings, Space
-from harness.files import canonical_json, hash_key, write_atomically
 from harness.measurements import Measurement, measurements
 from harness.metrics import METRICS
 from harness.plots import Point, front
-from harness.records import Record
+from harness.record.files import canonical_json, hash_key, write_atomically
+from harness.record.records import Record
 from methods.errors import UsageError
 
 FILE = "search.json"

@@ -18,7 +18,7 @@ from harness.executors import Resources, local
 from harness.jobs import Job, RunSettings
 from harness.plan import Plan, Request, make_plan
 from harness.propose import Halving, propose
-from harness.records import Record, read_record, record_path
+from harness.record.records import Record, read_record, record_path
 from harness.samples import Search, figures, find_samples
 from methods.errors import UsageError
 

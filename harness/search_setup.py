@@ -9,7 +9,7 @@ from harness.data import SEARCH_LEAVES, open_images
 from harness.metrics import find_metric
 from harness.plan import Request
 from harness.propose import check_search
-from harness.records import load_records
+from harness.record.records import load_records
 from harness.request import plugins, read_request, run_settings
 from harness.samples import Search, find_samples
 from harness.search_images import rungs, search_source, shared_images

@@ -18,7 +18,7 @@ from harness.layout import Layout
 from harness.measurements import Measurement, chosen, measurements
 from harness.metrics import METRICS, Metric
 from harness.notes import SEVERAL_LIBRARIES, UNTESTED, notes
-from harness.records import Record
+from harness.record.records import Record
 from harness.statistics import LEVEL, Hits, leaders
 from methods.errors import UsageError
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.digits import EMBEDDED
-from harness.files import hash_file
+from harness.record.files import hash_file
 from harness.zoo import ModelEntry
 from methods.errors import UsageError
 

@@ -44,7 +44,11 @@ for _name, _value in _QUIET.items():
 import ray  # noqa: E402 - after the environment it reads
 from ray import tune  # noqa: E402
 
-from harness.executors.ray_trials import JobSearcher, Relay, StopOnFatal  # noqa: E402
+from harness.executors.ray_trials import (
+    JobSearcher,
+    Relay,
+    StopOnFatal,  # noqa: E402
+)
 
 Runner: TypeAlias = Callable[[Job, RunSettings, StageReport], str | None]
 _REPORT_SECONDS = 1.0

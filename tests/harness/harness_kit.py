@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from harness import bench, leaderboard
-from harness.cells import recorded_key
-from harness.records import pack_bits
-from harness.soundness import sealed
+from harness.record.cells import recorded_key
+from harness.record.records import pack_bits
+from harness.record.validation import sealed
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--models", "vit_digits", "--backends", "minmax", "--limit", "50"]

@@ -35,8 +35,8 @@ from harness_kit import (
 from harness import check
 from harness.data import limited
 from harness.digits import digits_split
-from harness.files import hash_file
-from harness.records import unpack_bits
+from harness.record.files import hash_file
+from harness.record.records import unpack_bits
 from harness.sizes import PARAMETERS
 from harness.weights import find_weights, load_model
 from harness.zoo import ENTRIES

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.cache import Cache, checksum
+from harness.record.cache import Cache, checksum
 
 TENSORS = {"images": torch.arange(6, dtype=torch.float32).reshape(1, 2, 3), "labels": torch.tensor([3, 1])}
 ABOUT = {"losses": {"tv": [0.5, 0.25]}, "stage": {"seconds": 1.0}}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.cells import Cell, Identity, cell_key, reference_key, synthesis_key
+from harness.record.cells import Cell, Identity, cell_key, reference_key, synthesis_key
 
 CELL = Cell("m", "maker", "grid", "w4a4", 0, {"name": "val", "n": 5, "sha256": "d"}, {}, None)
 IDENTITY = Identity(method_version=1, backend_version=1, weights_sha256="weights")

@@ -13,7 +13,7 @@ import pytest
 from harness_kit import ROOT, correct, keyed, make_record, put, run_here, run_leaderboard
 
 from harness import check
-from harness.records import load_records, write_record
+from harness.record.records import load_records, write_record
 from harness.tables import leaderboards
 
 GOOD = keyed(
@@ -140,7 +140,7 @@ def test_two_thousand_damaged_records_are_all_named_and_none_is_counted(tmp_path
 
 def write_unsynced(results: Path, record: dict[str, Any], rng: random.Random) -> None:
     """Write a record, sealed as `write_record` does, and damage it."""
-    from harness.soundness import sealed
+    from harness.record.validation import sealed
 
     content = sealed(record)
     broken = damaged(rng, content)

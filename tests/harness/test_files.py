@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.files import canonical_json, hash_file, hash_key, write_atomically
+from harness.record.files import canonical_json, hash_file, hash_key, write_atomically
 
 
 def test_write_replaces_content_and_makes_folders(tmp_path: Path) -> None:

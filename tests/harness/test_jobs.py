@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.cells import Cell, Identity
 from harness.data import DataSource
 from harness.jobs import CellJob, Job, ReferenceJob, Schedule, Subject, SynthesisJob, needs
+from harness.record.cells import Cell, Identity
 from harness.weights import Weights
 from harness.zoo import ENTRIES
 from methods.quant.bits import Bits

@@ -16,9 +16,9 @@ from harness_kit import correct, keyed, make_record, put, run_leaderboard
 from PIL import Image
 
 from harness.artefacts import find_synthesis
-from harness.cache import Cache
-from harness.cells import recorded_synthesis
 from harness.plots import Point, by_cost, curve, front
+from harness.record.cache import Cache
+from harness.record.cells import recorded_synthesis
 from harness.sizes import PARAMETERS, megabytes
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"

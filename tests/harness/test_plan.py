@@ -11,11 +11,11 @@ import torch
 from harness_kit import make_record, put
 
 from harness import catalog
-from harness.cache import Cache
 from harness.data import DataSource
 from harness.jobs import CellJob, ReferenceJob, Subject, SynthesisJob
 from harness.plan import Plan, Request, make_plan
-from harness.records import write_record
+from harness.record.cache import Cache
+from harness.record.records import write_record
 from harness.weights import find_weights
 from harness.zoo import ENTRIES, select_models
 from methods.errors import UsageError

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from harness_kit import correct, keyed, make_record, put
 
-from harness.records import (
+from harness.record.records import (
     is_recorded,
     load_records,
     pack_bits,

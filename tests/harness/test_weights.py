@@ -12,7 +12,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from harness.files import hash_file
+from harness.record.files import hash_file
 from harness.weights import Weights, find_weights, load_model
 from harness.zoo import ENTRIES, select_models
 from methods.errors import UsageError

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from harness.files import hash_key
+from harness.record.files import hash_key
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 
 import orjson
 
-from harness.files import write_atomically
-from harness.soundness import SCHEMA as SCHEMA
-from harness.soundness import record_problem, seal_problem, sealed
+from harness.record.files import write_atomically
+from harness.record.validation import SCHEMA as SCHEMA
+from harness.record.validation import record_problem, seal_problem, sealed
 
 Record = dict[str, Any]
 

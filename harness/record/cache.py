@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.files import write_atomically
+from harness.record.files import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
