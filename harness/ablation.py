@@ -63,7 +63,7 @@ def main(words: list[str] | None = None) -> int:
 def _ablate(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from harness import catalog
+    from harness.inputs import plugins as catalog
     from harness.record.records import load_records
     from methods.registry import METHODS
 

@@ -87,7 +87,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace, console: Console) -> None:
-    from harness import catalog
+    from harness.inputs import plugins as catalog
     from harness.listing import LISTS
     from harness.render import print_table
 

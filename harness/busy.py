@@ -56,11 +56,11 @@ def _sleep(job: Job, settings: RunSettings, report: StageReport) -> None:
 
 
 def _sleeper(number: int, seconds: float) -> CellJob:
-    from harness.data import DIGITS, DataSource
+    from harness.inputs.image_sets import DIGITS, DataSource
+    from harness.inputs.weights import Weights
+    from harness.inputs.zoo import ENTRIES
     from harness.jobs import CellJob, Subject
     from harness.record.cells import Cell, Identity
-    from harness.weights import Weights
-    from harness.zoo import ENTRIES
     from methods.quant.bits import Bits
 
     [entry, *_] = ENTRIES.values()

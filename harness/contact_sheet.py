@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.zoo import ModelEntry
+from harness.inputs.zoo import ModelEntry
 
 if TYPE_CHECKING:
     from PIL import Image

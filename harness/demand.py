@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from harness.estimate import gpu_peak_mb, parameters
 from harness.executors import Resources
+from harness.inputs.zoo import ModelEntry
 from harness.jobs import Job, SynthesisJob
-from harness.zoo import ModelEntry
 
 _SMALL = 2_000_000
 _MOST_THREADS = 8

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from harness.inputs.zoo import PARAMETERS, ModelEntry
 from harness.jobs import CellJob, Job, ReferenceJob, SynthesisJob
-from harness.sizes import PARAMETERS
-from harness.zoo import ModelEntry
 
 _FLOPS_PER_CORE = 3e10
 _FLOPS_PER_GPU = 2e13
@@ -96,6 +95,6 @@ def image_passes(job: Job) -> float:
     """Return the forward+backward passes of one image that a job takes."""
     if isinstance(job, SynthesisJob | CellJob):
         return job.passes
-    from harness.data import open_images
+    from harness.inputs.image_sets import open_images
 
     return len(open_images(job.data)) / 3

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from harness.data import DataSource, load_pixels, open_images
-from harness.zoo import ModelEntry
+from harness.inputs.image_sets import DataSource, load_pixels, open_images
+from harness.inputs.zoo import ModelEntry
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,7 @@ def _logits(
 ) -> Tensor:
     import torch
 
-    from harness.models import image_space
+    from harness.inputs.weights import image_space
 
     space, count = image_space(entry), len(open_images(source))
     parts = []

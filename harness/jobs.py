@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from harness.data import DataSource
+from harness.inputs.image_sets import DataSource
+from harness.inputs.weights import Weights
+from harness.inputs.zoo import ModelEntry
 from harness.record.cells import Cell, Identity
-from harness.weights import Weights
-from harness.zoo import ModelEntry
 from methods.quant.bits import Bits
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from harness.grid import Grid, Word
-from harness.zoo import ENTRIES
+from harness.inputs.zoo import ENTRIES
 from methods.contracts import Backend, Method
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS, Registry

@@ -18,10 +18,10 @@ from typing import Any
 from harness import plots
 from harness.artefacts import Synthesis, find_synthesis
 from harness.grid import Grid
+from harness.inputs.zoo import megabytes
 from harness.measurements import Measurement
 from harness.pairs import pair_grids
 from harness.plots import Plot, Point
-from harness.sizes import megabytes
 from harness.tables import Table, Value
 from methods.errors import UsageError
 

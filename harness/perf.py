@@ -22,7 +22,7 @@ from harness.command import run_command
 from harness.options import positive
 
 if TYPE_CHECKING:
-    from harness.zoo import ModelEntry
+    from harness.inputs.zoo import ModelEntry
 
 _EXAMPLES = """examples:
   python -m harness.perf
@@ -48,11 +48,10 @@ def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.
     """Run a few steps of a method on a model and return a line of the table."""
     import torch
 
+    from harness.inputs.seeds import generator
+    from harness.inputs.weights import find_weights, image_space, load_model
     from harness.meter import metered
-    from harness.models import image_space
-    from harness.seeds import generator
     from harness.step_timer import WARM_UP, StepTimer
-    from harness.weights import find_weights, load_model
     from methods.contracts import SynthesisContext
     from methods.registry import METHODS
 
@@ -88,7 +87,7 @@ def _config(entry: ModelEntry, method: str, precision: str, arguments: argparse.
 
 def _lines(arguments: argparse.Namespace) -> list[tuple[str, ...]]:
     """Measure every synthesis asked for."""
-    from harness.zoo import select_models
+    from harness.inputs.zoo import select_models
 
     return [
         measure(entry, method, precision, arguments)
@@ -161,8 +160,8 @@ def _perf(arguments: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
-    from harness import catalog
     from harness.grid import Grid, Word
+    from harness.inputs import plugins as catalog
     from harness.perf_backends import COLUMNS, NOTES, evaluation_lines
     from harness.provenance import library_versions, processor
     from harness.record.files import write_atomically

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from harness.evaluation_timer import time_evaluation
-from harness.zoo import ModelEntry, select_models
+from harness.inputs.zoo import ModelEntry, select_models
 
 COLUMNS = ["model backend bits", "quantize, s", "FP32 pass, s", "quantized pass, s", "ratio"]
 NOTES = [
@@ -29,10 +29,9 @@ def measure(entry: ModelEntry, backend: str, bits: str, arguments: argparse.Name
     import torch
 
     from harness.evaluate import BATCH
-    from harness.models import image_space
-    from harness.seeds import generator
+    from harness.inputs.seeds import generator
+    from harness.inputs.weights import find_weights, image_space, load_model
     from harness.settings import effective_config, read_overrides
-    from harness.weights import find_weights, load_model
     from methods.quant.bits import Bits
     from methods.registry import BACKENDS
 

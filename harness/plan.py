@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from harness.data import DataSource, open_images
 from harness.estimate import footprint
+from harness.inputs.image_sets import DataSource, open_images
 from harness.jobs import CellJob, Job, ReferenceJob, Subject, SynthesisJob
 from harness.record.cache import Cache
 from harness.record.cells import Cell, Identity, cell_key, reference_key, synthesis_key

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from harness.dimension import Dimension, Settings, Space
-from harness.seeds import derived_seed
+from harness.inputs.seeds import derived_seed
 from methods.errors import UsageError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.catalog import PACKAGES
+from harness.inputs.plugins import PACKAGES
 from harness.record.files import hash_file
 
 if TYPE_CHECKING:

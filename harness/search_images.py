@@ -13,8 +13,16 @@ import math
 import os
 from pathlib import Path
 
-from harness.data import DIGITS, DIGITS_TRAIN, SEARCH_LEAVES, ArrayImages, DataSource, FolderImages, open_images
-from harness.zoo import ModelEntry
+from harness.inputs.image_sets import (
+    DIGITS,
+    DIGITS_TRAIN,
+    SEARCH_LEAVES,
+    ArrayImages,
+    DataSource,
+    FolderImages,
+    open_images,
+)
+from harness.inputs.zoo import ModelEntry
 from methods.errors import UsageError
 
 PROCEDURAL = "procedural"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from harness import catalog
-from harness.data import SEARCH_LEAVES, open_images
+from harness.inputs import plugins as catalog
+from harness.inputs.image_sets import SEARCH_LEAVES, open_images
+from harness.inputs.zoo import ModelEntry, select_models
 from harness.metrics import find_metric
 from harness.plan import Request
 from harness.propose import check_search
@@ -16,7 +17,6 @@ from harness.search_images import rungs, search_source, shared_images
 from harness.search_run import SearchRun, plan_of
 from harness.settings import changed_settings
 from harness.space import read_space, start_point
-from harness.zoo import ModelEntry, select_models
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.cell_record import record_base
 from harness.contact_sheet import contact_sheet
-from harness.data import DataSource, decode_pixels, open_images
 from harness.evaluate import logits_of, metrics
+from harness.inputs.image_sets import DataSource, decode_pixels, open_images
+from harness.inputs.seeds import generator
+from harness.inputs.weights import image_space, shared_model
 from harness.jobs import CellJob, Job, ReferenceJob, RunSettings, Subject, SynthesisJob
 from harness.layer_bits import recorded_bits
 from harness.meter import metered
-from harness.models import image_space, shared_model
 from harness.record.cache import Cache, Entry, checksum
 from harness.record.files import write_atomically
 from harness.record.records import pack_bits, write_record
-from harness.seeds import generator
 from methods.contracts import QuantizationContext, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.quant.costs import costs

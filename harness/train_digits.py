@@ -1,7 +1,7 @@
 """Train the two embedded models on the handwritten digits: `python -m harness.train_digits`.
 
 Writes `vit_digits.safetensors` and `swin_digits.safetensors` (about 1.3 MB each) into
-`harness/embedded/`. Plain supervised training on the 1297 training images; the 500 validation images
+`harness/inputs/embedded/`. Plain supervised training on the 1297 training images; the 500 validation images
 are looked at once, after the last step, to print the accuracy.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.digits import EMBEDDED, build_swin_digits, build_vit_digits, digits_split
+from harness.inputs.digits import EMBEDDED, build_swin_digits, build_vit_digits, digits_split
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from harness import catalog
 from harness.dimension import Settings
 from harness.executors.ray_tune import connect
+from harness.inputs import plugins as catalog
+from harness.inputs.seeds import derived_seed
 from harness.metrics import METRICS
 from harness.propose import distributions, sampler
 from harness.search_run import Outcome, SearchRun, Told, measure, next_point
-from harness.seeds import derived_seed
 from methods.errors import UsageError
 
 # isort: split

@@ -16,9 +16,9 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from harness import catalog
 from harness.dispatch import Dispatch
 from harness.executors import Listener, Resources
+from harness.inputs import plugins as catalog
 from harness.jobs import Job, RunSettings
 from harness.stages import StageReport
 from harness.trial import run_job
@@ -44,11 +44,7 @@ for _name, _value in _QUIET.items():
 import ray  # noqa: E402 - after the environment it reads
 from ray import tune  # noqa: E402
 
-from harness.executors.ray_trials import (
-    JobSearcher,
-    Relay,
-    StopOnFatal,  # noqa: E402
-)
+from harness.executors.ray_trials import JobSearcher, Relay, StopOnFatal
 
 Runner: TypeAlias = Callable[[Job, RunSettings, StageReport], str | None]
 _REPORT_SECONDS = 1.0

@@ -20,9 +20,9 @@ from harness_kit import (
 from safetensors.torch import save_file
 from torch import nn
 
-from harness import data
-from harness.digits import digits_split
-from harness.zoo import ENTRIES
+from harness.inputs import image_sets as data
+from harness.inputs.digits import digits_split
+from harness.inputs.zoo import ENTRIES
 from methods.contracts import SynthesisContext, SyntheticImages
 from methods.noise import Noise
 from methods.registry import METHODS

@@ -33,13 +33,12 @@ from harness_kit import (
 )
 
 from harness import check
-from harness.data import limited
-from harness.digits import digits_split
+from harness.inputs.digits import digits_split
+from harness.inputs.image_sets import limited
+from harness.inputs.weights import find_weights, load_model
+from harness.inputs.zoo import ENTRIES, PARAMETERS
 from harness.record.files import hash_file
 from harness.record.records import unpack_bits
-from harness.sizes import PARAMETERS
-from harness.weights import find_weights, load_model
-from harness.zoo import ENTRIES
 
 RUN = [
     *TINY,
@@ -97,7 +96,9 @@ def test_records_have_the_documented_shape(run: tuple[Path, Outcome]) -> None:
             assert stage["seconds"] >= 0
             assert 50 < stage["peak_mb"] < 50_000
             assert stage["cached"] is False
-        assert record["weights"]["sha256"] == hash_file(ROOT / "harness" / "embedded" / "vit_digits.safetensors")
+        assert record["weights"]["sha256"] == hash_file(
+            ROOT / "harness" / "inputs" / "embedded" / "vit_digits.safetensors"
+        )
         assert record["weights"]["parameters"] == PARAMETERS["vit_digits"]
         assert record["meaningless"] is False
         assert record["versions"]["libraries"]["torch"] == torch.__version__.partition("+")[0] or torch.__version__

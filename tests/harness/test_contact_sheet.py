@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from harness.contact_sheet import class_names, contact_sheet, denormalized
-from harness.zoo import ENTRIES
+from harness.inputs.zoo import ENTRIES
 
 
 def opened(png: bytes) -> np.ndarray:

@@ -13,10 +13,10 @@ from harness_kit import save_image
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.data import ArrayImages, DataSource, limited, load_pixels, open_images
-from harness.digits import digits_split
-from harness.models import image_space
-from harness.zoo import ENTRIES
+from harness.inputs.digits import digits_split
+from harness.inputs.image_sets import ArrayImages, DataSource, limited, load_pixels, open_images
+from harness.inputs.weights import image_space
+from harness.inputs.zoo import ENTRIES
 
 
 def reference_crop(path: Path, size: int, crop: float) -> NDArray[np.uint8]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.data import DataSource, open_images
-from harness.dead_leaves import dead_leaves
+from harness.inputs.dead_leaves import dead_leaves
+from harness.inputs.image_sets import DataSource, open_images
 
 
 def test_images_are_fixed_and_differ() -> None:

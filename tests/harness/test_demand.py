@@ -11,9 +11,8 @@ from test_jobs import SUBJECT, cell, reference, synthesis
 from harness.demand import Demand, demand
 from harness.estimate import footprint, gpu_peak_mb, parameters
 from harness.executors import Resources
+from harness.inputs.zoo import ENTRIES, PARAMETERS
 from harness.jobs import Job, Subject
-from harness.sizes import PARAMETERS
-from harness.zoo import ENTRIES
 
 BASE = Subject(ENTRIES["vit_b"], SUBJECT.weights)
 TINY = Subject(ENTRIES["deit_t"], SUBJECT.weights)

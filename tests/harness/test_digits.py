@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from harness.digits import EMBEDDED, digits_split
-from harness.weights import find_weights, load_model
-from harness.zoo import ENTRIES
+from harness.inputs.digits import EMBEDDED, digits_split
+from harness.inputs.weights import find_weights, load_model
+from harness.inputs.zoo import ENTRIES
 
 
 def test_sizes_and_labels() -> None:

@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from harness.data import DataSource
-from harness.digits import digits_split
 from harness.evaluate import logits_of, metrics
-from harness.weights import find_weights, load_model
-from harness.zoo import ENTRIES
+from harness.inputs.digits import digits_split
+from harness.inputs.image_sets import DataSource
+from harness.inputs.weights import find_weights, load_model
+from harness.inputs.zoo import ENTRIES
 
 
 def test_accuracies_by_hand() -> None:
@@ -65,7 +65,7 @@ def test_logits_are_those_of_a_plain_pass_in_order() -> None:
     steps: list[tuple[int, int]] = []
     found = logits_of(model, source, entry, torch.device("cpu"), lambda done, total: steps.append((done, total)))
     images, labels = digits_split(train=False)
-    from harness.data import limited
+    from harness.inputs.image_sets import limited
 
     chosen = limited(labels.tolist(), 150)
     with torch.no_grad():

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from harness_kit import flat_folder, save_image
 
-from harness.data import DataSource, FolderImages, checked, open_images
-from harness.folders import class_index, damaged, list_images
+from harness.inputs.image_folders import class_index, damaged, list_images
+from harness.inputs.image_sets import DataSource, FolderImages, checked, open_images
 from methods.errors import UsageError
 
 WNIDS = {"n01440764": 0, "n01443537": 1, "n01484850": 2, "n02099601": 207, "n02504458": 386, "n15075141": 999}

@@ -8,11 +8,10 @@ import os
 import pytest
 import torch
 
-from harness.data import DataSource, checked, load_pixels, open_images
 from harness.evaluate import logits_of, metrics
-from harness.models import image_space
-from harness.weights import find_weights, load_model
-from harness.zoo import ENTRIES
+from harness.inputs.image_sets import DataSource, checked, load_pixels, open_images
+from harness.inputs.weights import find_weights, image_space, load_model
+from harness.inputs.zoo import ENTRIES
 from methods import BACKENDS
 from methods.contracts import QuantizationContext
 from methods.quant.bits import Bits

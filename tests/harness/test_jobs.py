@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.data import DataSource
+from harness.inputs.image_sets import DataSource
+from harness.inputs.weights import Weights
+from harness.inputs.zoo import ENTRIES
 from harness.jobs import CellJob, Job, ReferenceJob, Schedule, Subject, SynthesisJob, needs
 from harness.record.cells import Cell, Identity
-from harness.weights import Weights
-from harness.zoo import ENTRIES
 from methods.quant.bits import Bits
 
 SUBJECT = Subject(ENTRIES["vit_digits"], Weights(Path("file"), "sha"))

@@ -16,10 +16,10 @@ from harness_kit import correct, keyed, make_record, put, run_leaderboard
 from PIL import Image
 
 from harness.artefacts import find_synthesis
+from harness.inputs.zoo import PARAMETERS, megabytes
 from harness.plots import Point, by_cost, curve, front
 from harness.record.cache import Cache
 from harness.record.cells import recorded_synthesis
-from harness.sizes import PARAMETERS, megabytes
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
 
@@ -126,7 +126,7 @@ _QUICK = ("vit_digits", "swin_digits", "deit_t")
 def test_parameters_are_the_models(name: str) -> None:
     import timm
 
-    from harness.zoo import ENTRIES
+    from harness.inputs.zoo import ENTRIES
 
     entry = ENTRIES[name]
     with torch.device("meta"):

@@ -10,14 +10,14 @@ import pytest
 import torch
 from harness_kit import make_record, put
 
-from harness import catalog
-from harness.data import DataSource
+from harness.inputs import plugins as catalog
+from harness.inputs.image_sets import DataSource
+from harness.inputs.weights import find_weights
+from harness.inputs.zoo import ENTRIES, select_models
 from harness.jobs import CellJob, ReferenceJob, Subject, SynthesisJob
 from harness.plan import Plan, Request, make_plan
 from harness.record.cache import Cache
 from harness.record.records import write_record
-from harness.weights import find_weights
-from harness.zoo import ENTRIES, select_models
 from methods.errors import UsageError
 from methods.quant.bits import Bits
 

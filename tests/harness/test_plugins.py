@@ -14,7 +14,8 @@ import torch
 from harness_kit import ROOT, images_checksum, python, records_of, run_bench, run_here, stream
 from torch.nn import functional
 
-from harness import bench, catalog
+from harness import bench
+from harness.inputs import plugins as catalog
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 

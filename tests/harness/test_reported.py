@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from harness_kit import correct, make_record, run_leaderboard
 
+from harness.inputs.zoo import ENTRIES
 from harness.reported import FOLDER, load_reported, reported_grid
 from harness.tables import leaderboards
-from harness.zoo import ENTRIES
 from methods.errors import UsageError
 from spdfq.ablation import ROWS
 

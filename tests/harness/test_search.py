@@ -188,7 +188,7 @@ def test_a_label_free_search_sees_no_real_image(tmp_path: Path, space: str, monk
     def never(train: bool) -> None:
         raise AssertionError("a digit was looked at")
 
-    monkeypatch.setattr("harness.data.digits_split", never)
+    monkeypatch.setattr("harness.inputs.image_sets.digits_split", never)
     results = tmp_path / "results"
     outcome = run(results, "--samples", "1", "--search", "random", "--space", space, "--metric", "kl")
     assert outcome.code == 0, outcome.err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.seeds import derived_seed, generator
+from harness.inputs.seeds import derived_seed, generator
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import catalog
+from harness.inputs import plugins as catalog
 from harness.settings import changed_settings, effective_config, read_overrides, with_precision
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS

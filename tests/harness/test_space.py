@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness import catalog
 from harness.dimension import Dimension, Space
+from harness.inputs import plugins as catalog
 from harness.propose import Halving, grid_points, propose
 from harness.space import read_space, start_point
 from methods.errors import UsageError

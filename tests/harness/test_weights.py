@@ -12,9 +12,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from harness.inputs.weights import Weights, find_weights, load_model
+from harness.inputs.zoo import ENTRIES, select_models
 from harness.record.files import hash_file
-from harness.weights import Weights, find_weights, load_model
-from harness.zoo import ENTRIES, select_models
 from methods.errors import UsageError
 
 NAME = "test_vit.r160_in1k"
@@ -83,7 +83,7 @@ def test_embedded_models_need_no_folder(tmp_path: Path) -> None:
     for source in (None, str(tmp_path)):
         path = find_weights(ENTRIES["vit_digits"], source).path
         assert path is not None
-        assert path.parts[-3:] == ("harness", "embedded", "vit_digits.safetensors")
+        assert path.parts[-3:] == ("inputs", "embedded", "vit_digits.safetensors")
 
 
 def test_another_architecture_is_refused_with_the_first_keys(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.zoo import ENTRIES, select_models
+from harness.inputs.zoo import ENTRIES, select_models
 from methods.errors import UsageError
 
 PAPERS = {  # name: checkpoint, crop, mean of the first channel, FP32 top-1

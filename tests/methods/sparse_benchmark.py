@@ -19,11 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
-from harness import catalog
-from harness.models import image_space
-from harness.seeds import generator
-from harness.weights import find_weights, load_model
-from harness.zoo import select_models
+from harness.inputs import plugins as catalog
+from harness.inputs.seeds import generator
+from harness.inputs.weights import find_weights, image_space, load_model
+from harness.inputs.zoo import select_models
 from methods.contracts import SynthesisContext
 from methods.registry import METHODS
 

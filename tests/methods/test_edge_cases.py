@@ -15,7 +15,7 @@ from tiny_models import noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
 import spdfq  # noqa: F401
-from harness.digits import build_swin_digits, build_vit_digits
+from harness.inputs.digits import build_swin_digits, build_vit_digits
 from methods import BACKENDS
 from methods.backends.minmax import MinMaxConfig
 from methods.contracts import QuantizationContext

@@ -11,7 +11,7 @@ import torch
 from tiny_models import affine, double, noise, symmetric_channels, tiny_distilled, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
-from harness.digits import build_swin_digits, build_vit_digits
+from harness.inputs.digits import build_swin_digits, build_vit_digits
 from methods.architecture import attention_modules
 from methods.backends import blockwise
 from methods.errors import UsageError

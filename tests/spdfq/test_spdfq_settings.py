@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.zoo import ENTRIES
+from harness.inputs.zoo import ENTRIES
 from methods.errors import UsageError
 from spdfq.defaults import BY_NAME, defaults_for
 from spdfq.method import SPDFQ, SPDFQConfig

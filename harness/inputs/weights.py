@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.digits import EMBEDDED
+from harness.inputs.digits import EMBEDDED
+from harness.inputs.zoo import ModelEntry
 from harness.record.files import hash_file
-from harness.zoo import ModelEntry
+from methods.contracts import ImageSpace
 from methods.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
+
 
 RANDOM = "random"
 
@@ -121,3 +124,14 @@ def _misfits(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...
         if key in found and tuple(found[key]) != tuple(wanted[key])
     ]
     return lacking + reshaped + strange
+
+
+def image_space(entry: ModelEntry) -> ImageSpace:
+    """Return the normalized pixel space of a model."""
+    return ImageSpace(entry.size, entry.size, entry.mean, entry.std)
+
+
+@lru_cache(maxsize=1)
+def shared_model(entry: ModelEntry, weights: Weights) -> nn.Module:
+    """Return a model that many trials of one process may read; it is frozen and must not be changed."""
+    return load_model(entry, weights)

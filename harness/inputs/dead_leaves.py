@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.seeds import derived_seed
+from harness.inputs.seeds import derived_seed
 
 _SIZE = 224
 _DISCS = 400

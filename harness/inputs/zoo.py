@@ -9,15 +9,17 @@ DeiT and Swin families go by their full name, with timm's own transform and no e
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.digits import IMAGE_SIZE, build_swin_digits, build_vit_digits
+from harness.inputs.digits import IMAGE_SIZE, build_swin_digits, build_vit_digits
 from methods.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from torch import nn
+
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -112,3 +114,29 @@ def _timm_entry(name: str) -> ModelEntry:
         size=cfg.input_size[-1],
         interpolation=cfg.interpolation,
     )
+
+
+# Of the zoo's models, for records that do not say it themselves; a test counts them again.
+PARAMETERS = {
+    "vit_digits": 308_042,
+    "swin_digits": 567_046,
+    "deit_t": 5_717_416,
+    "deit_s": 22_050_664,
+    "deit_b": 86_567_656,
+    "vit_t": 5_717_416,
+    "vit_s": 22_050_664,
+    "vit_b": 86_567_656,
+    "swin_t": 28_288_354,
+    "swin_s": 49_606_258,
+    "swin_b": 87_768_224,
+}
+
+
+def megabytes(model: str, bits: str, parameters: int | None = None) -> float | None:
+    """Return the size of all parameters at the weights' bit-width, in MB of 10^6 bytes; None where unknown.
+
+    Norms, biases and scales, which stay in floating point, are counted at the same width: less than a percent.
+    """
+    count = parameters or PARAMETERS.get(model)
+    width = re.match(r"w(\d+)", bits)
+    return None if count is None or width is None else count * int(width[1]) / 8e6

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness import folders
-from harness.dead_leaves import dead_leaves
-from harness.digits import digits_split
+from harness.inputs import image_folders as folders
+from harness.inputs.dead_leaves import dead_leaves
+from harness.inputs.digits import digits_split
+from harness.inputs.seeds import derived_seed
+from harness.inputs.zoo import ModelEntry
 from harness.record.files import hash_key
-from harness.seeds import derived_seed
-from harness.zoo import ModelEntry
 from methods.errors import UsageError
 
 if TYPE_CHECKING:

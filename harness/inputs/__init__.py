@@ -1,0 +1,1 @@
+"""What there is to measure and with what: models, weights, images, plugins, seeds."""
