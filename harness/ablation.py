@@ -19,7 +19,7 @@ from harness.options import add_data_options, add_run_options
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.plan import Request
+    from harness.plan.jobs import Request
     from harness.record.records import Record
     from methods.contracts import AblationRow, Method
 
@@ -79,7 +79,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, console: Console) -> int:
     """Run the rows' cells that are missing and show the table of all."""
-    from harness.plan import make_plan
+    from harness.plan.plan import make_plan
     from harness.planview import print_plan
     from harness.record.records import read_record, record_path
     from harness.request import read_request, run_settings

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from harness.plan import Plan
+    from harness.plan.plan import Plan
 
 _EXAMPLES = """examples:
   python -m harness.bench
@@ -65,7 +65,7 @@ def main(words: list[str] | None = None) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from harness.plan import make_plan
+    from harness.plan.plan import make_plan
     from harness.request import read_request, run_settings
     from harness.run import run_plan
 

@@ -21,7 +21,7 @@ from harness.record.cells import recorded_synthesis
 from harness.record.records import Record
 
 if TYPE_CHECKING:
-    from harness.jobs import CellJob, Job, RunSettings
+    from harness.plan.jobs import CellJob, Job, RunSettings
     from harness.stages import StageReport
 
 NOTHING = 200
@@ -50,7 +50,7 @@ class _Clock:
 
 def _sleep(job: Job, settings: RunSettings, report: StageReport) -> None:
     """Do a job whose passes are the seconds it takes."""
-    from harness.estimate import image_passes
+    from harness.plan.estimate import image_passes
 
     time.sleep(image_passes(job))
 
@@ -59,7 +59,7 @@ def _sleeper(number: int, seconds: float) -> CellJob:
     from harness.inputs.image_sets import DIGITS, DataSource
     from harness.inputs.weights import Weights
     from harness.inputs.zoo import ENTRIES
-    from harness.jobs import CellJob, Subject
+    from harness.plan.jobs import CellJob, Subject
     from harness.record.cells import Cell, Identity
     from methods.quant.bits import Bits
 
@@ -73,7 +73,7 @@ def _sleeper(number: int, seconds: float) -> CellJob:
 def occupied(count: int, seconds: float, workers: int, gpus: int) -> float:
     """Run jobs that sleep on so many workers; returns the seconds from the first one's start to the last one's end."""
     from harness.executors import Resources, ray_tune
-    from harness.jobs import RunSettings
+    from harness.plan.jobs import RunSettings
 
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from harness.jobs import CellJob, Job, RunSettings
+from harness.plan.jobs import CellJob, Job, RunSettings
 from harness.provenance import library_versions, provenance
 from harness.record.records import SCHEMA, Record, write_record
 

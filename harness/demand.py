@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.estimate import gpu_peak_mb, parameters
 from harness.executors import Resources
 from harness.inputs.zoo import ModelEntry
-from harness.jobs import Job, SynthesisJob
+from harness.plan.estimate import gpu_peak_mb, parameters
+from harness.plan.jobs import Job, SynthesisJob
 
 _SMALL = 2_000_000
 _MOST_THREADS = 8

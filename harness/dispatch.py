@@ -12,7 +12,7 @@ from types import TracebackType
 from harness.cell_record import fail_job
 from harness.claims import Claims
 from harness.executors import Listener
-from harness.jobs import CellJob, Job, RunSettings, Schedule
+from harness.plan.jobs import CellJob, Job, RunSettings, Schedule
 from harness.record.records import is_recorded
 
 

@@ -74,7 +74,7 @@ def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.
 
 def _config(entry: ModelEntry, method: str, precision: str, arguments: argparse.Namespace) -> Any:
     """Return the method's config for the model; raises UsageError for one that does not optimise pixels."""
-    from harness.settings import effective_config, read_overrides, with_precision
+    from harness.plan.settings import effective_config, read_overrides, with_precision
     from methods.errors import UsageError
     from methods.registry import METHODS
 

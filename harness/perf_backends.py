@@ -31,7 +31,7 @@ def measure(entry: ModelEntry, backend: str, bits: str, arguments: argparse.Name
     from harness.evaluate import BATCH
     from harness.inputs.seeds import generator
     from harness.inputs.weights import find_weights, image_space, load_model
-    from harness.settings import effective_config, read_overrides
+    from harness.plan.settings import effective_config, read_overrides
     from methods.quant.bits import Bits
     from methods.registry import BACKENDS
 

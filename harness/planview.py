@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from harness.estimate import cost
-from harness.jobs import RunSettings, SynthesisJob
-from harness.plan import Plan
+from harness.plan.estimate import cost
+from harness.plan.jobs import RunSettings, SynthesisJob
+from harness.plan.plan import Plan
 
 
 def print_plan(plan: Plan, settings: RunSettings, console: Console) -> None:

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from harness.jobs import Job
+from harness.plan.jobs import Job
 
 
 class ProgressTable:

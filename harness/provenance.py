@@ -16,7 +16,7 @@ from harness.inputs.plugins import PACKAGES
 from harness.record.files import hash_file
 
 if TYPE_CHECKING:
-    from harness.jobs import RunSettings
+    from harness.plan.jobs import RunSettings
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "ray", "accelerate", "safetensors")
 

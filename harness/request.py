@@ -17,12 +17,11 @@ from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked
 from harness.inputs.weights import find_weights, load_model
 from harness.inputs.zoo import ModelEntry, select_models
-from harness.jobs import RunSettings, Subject
-from harness.layer_bits import check_layers, read_bits
-from harness.plan import Request
+from harness.plan.jobs import Request, RunSettings, Subject
+from harness.plan.mixed_bits import check_layers, read_bits
+from harness.plan.settings import effective_config, read_overrides, with_precision
 from harness.provenance import command_line, git_commit
 from harness.record.files import check_writable
-from harness.settings import effective_config, read_overrides, with_precision
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.executors import Resources
-    from harness.jobs import RunSettings
-    from harness.plan import Plan
+    from harness.plan.jobs import RunSettings
+    from harness.plan.plan import Plan
 
 _EXECUTORS = {"ray": "ray_tune", "local": "local"}
 

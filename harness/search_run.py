@@ -15,8 +15,8 @@ from typing import TypeAlias
 
 from harness.dimension import Settings, value_text
 from harness.executors import Resources, local
-from harness.jobs import Job, RunSettings
-from harness.plan import Plan, Request, make_plan
+from harness.plan.jobs import Job, Request, RunSettings
+from harness.plan.plan import Plan, make_plan
 from harness.propose import Halving, propose
 from harness.record.records import Record, read_record, record_path
 from harness.samples import Search, figures, find_samples

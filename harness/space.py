@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from harness.dimension import GRID_POINTS, Dimension, Settings, Space
-from harness.settings import Overrides, checked_value, read_tables
+from harness.plan.settings import Overrides, checked_value, read_tables
 from methods.contracts import Backend, Method
 from methods.errors import UsageError, unknown_name
 

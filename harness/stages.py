@@ -17,9 +17,9 @@ from harness.evaluate import logits_of, metrics
 from harness.inputs.image_sets import DataSource, decode_pixels, open_images
 from harness.inputs.seeds import generator
 from harness.inputs.weights import image_space, shared_model
-from harness.jobs import CellJob, Job, ReferenceJob, RunSettings, Subject, SynthesisJob
-from harness.layer_bits import recorded_bits
 from harness.meter import metered
+from harness.plan.jobs import CellJob, Job, ReferenceJob, RunSettings, Subject, SynthesisJob
+from harness.plan.mixed_bits import recorded_bits
 from harness.record.cache import Cache, Entry, checksum
 from harness.record.files import write_atomically
 from harness.record.records import pack_bits, write_record

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from harness.cell_record import fail_job
 from harness.inputs import plugins as catalog
-from harness.jobs import Job, RunSettings
+from harness.plan.jobs import Job, RunSettings
 from harness.stages import StageReport, run_stages
 from methods.errors import UsageError
 

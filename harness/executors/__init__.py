@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.jobs import Job
+from harness.plan.jobs import Job
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import NoReturn
 from harness.demand import demand
 from harness.dispatch import Dispatch
 from harness.executors import Listener, Resources
-from harness.jobs import Job, RunSettings
+from harness.plan.jobs import Job, RunSettings
 from harness.stages import StageReport
 from harness.trial import StageTimeout, run_job
 

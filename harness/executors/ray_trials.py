@@ -20,7 +20,7 @@ from harness.cell_record import fail_job
 from harness.demand import demand
 from harness.dispatch import Dispatch
 from harness.executors import Resources
-from harness.jobs import Job, RunSettings
+from harness.plan.jobs import Job, RunSettings
 from harness.trial import OUT_OF_MEMORY, StageTimeout
 from methods.errors import UsageError
 

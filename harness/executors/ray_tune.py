@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from harness.dispatch import Dispatch
 from harness.executors import Listener, Resources
 from harness.inputs import plugins as catalog
-from harness.jobs import Job, RunSettings
+from harness.plan.jobs import Job, RunSettings
 from harness.stages import StageReport
 from harness.trial import run_job
 from methods.errors import UsageError

@@ -9,10 +9,10 @@ import pytest
 from test_jobs import SUBJECT, cell, reference, synthesis
 
 from harness.demand import Demand, demand
-from harness.estimate import footprint, gpu_peak_mb, parameters
 from harness.executors import Resources
 from harness.inputs.zoo import ENTRIES, PARAMETERS
-from harness.jobs import Job, Subject
+from harness.plan.estimate import footprint, gpu_peak_mb, parameters
+from harness.plan.jobs import Job, Subject
 
 BASE = Subject(ENTRIES["vit_b"], SUBJECT.weights)
 TINY = Subject(ENTRIES["deit_t"], SUBJECT.weights)

@@ -12,7 +12,7 @@ from test_jobs import jobs
 
 from harness import claims, dispatch
 from harness.dispatch import Dispatch
-from harness.jobs import CellJob, Job, RunSettings
+from harness.plan.jobs import CellJob, Job, RunSettings
 
 
 class Ears:

@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.inputs.image_sets import DataSource
 from harness.inputs.weights import Weights
 from harness.inputs.zoo import ENTRIES
-from harness.jobs import CellJob, Job, ReferenceJob, Schedule, Subject, SynthesisJob, needs
+from harness.plan.jobs import CellJob, Job, ReferenceJob, Schedule, Subject, SynthesisJob, needs
 from harness.record.cells import Cell, Identity
 from methods.quant.bits import Bits
 

@@ -11,7 +11,7 @@ import pytest
 from harness_kit import TINY, Outcome, records_of, run_bench, run_here, run_leaderboard
 
 from harness import check
-from harness.layer_bits import read_bits
+from harness.plan.mixed_bits import read_bits
 from methods.errors import UsageError
 from methods.quant.bits import Bits
 

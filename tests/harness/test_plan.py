@@ -14,8 +14,8 @@ from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import DataSource
 from harness.inputs.weights import find_weights
 from harness.inputs.zoo import ENTRIES, select_models
-from harness.jobs import CellJob, ReferenceJob, Subject, SynthesisJob
-from harness.plan import Plan, Request, make_plan
+from harness.plan.jobs import CellJob, ReferenceJob, Request, Subject, SynthesisJob
+from harness.plan.plan import Plan, make_plan
 from harness.record.cache import Cache
 from harness.record.records import write_record
 from methods.errors import UsageError

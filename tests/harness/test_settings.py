@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.inputs import plugins as catalog
-from harness.settings import changed_settings, effective_config, read_overrides, with_precision
+from harness.plan.settings import changed_settings, effective_config, read_overrides, with_precision
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from harness.inputs.zoo import PARAMETERS, ModelEntry
-from harness.jobs import CellJob, Job, ReferenceJob, SynthesisJob
+from harness.plan.jobs import CellJob, Job, ReferenceJob, SynthesisJob
 
 _FLOPS_PER_CORE = 3e10
 _FLOPS_PER_GPU = 2e13

@@ -14,8 +14,26 @@ from typing import Any, TypeAlias
 from harness.inputs.image_sets import DataSource
 from harness.inputs.weights import Weights
 from harness.inputs.zoo import ModelEntry
+from harness.plan.settings import Overrides
 from harness.record.cells import Cell, Identity
 from methods.quant.bits import Bits
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command asks for, checked: every combination of the lists is a cell.
+
+    data and calibration give, per task ("digits", "imagenet"), where images come from.
+    """
+
+    subjects: list[Subject]
+    methods: list[str]
+    backends: list[str]
+    bits: list[Bits]
+    seeds: list[int]
+    overrides: Overrides
+    data: dict[str, DataSource]
+    calibration: dict[str, DataSource]
 
 
 @dataclass(frozen=True)

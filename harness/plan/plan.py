@@ -7,33 +7,15 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from harness.estimate import footprint
-from harness.inputs.image_sets import DataSource, open_images
-from harness.jobs import CellJob, Job, ReferenceJob, Subject, SynthesisJob
+from harness.inputs.image_sets import open_images
+from harness.plan.estimate import footprint
+from harness.plan.jobs import CellJob, Job, ReferenceJob, Request, Subject, SynthesisJob
+from harness.plan.settings import changed_settings, effective_config
 from harness.record.cache import Cache
 from harness.record.cells import Cell, Identity, cell_key, reference_key, synthesis_key
 from harness.record.records import damage, is_recorded
-from harness.settings import Overrides, changed_settings, effective_config
 from methods.errors import UsageError
-from methods.quant.bits import Bits
 from methods.registry import BACKENDS, METHODS
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a command asks for, checked: every combination of the lists is a cell.
-
-    data and calibration give, per task ("digits", "imagenet"), where images come from.
-    """
-
-    subjects: list[Subject]
-    methods: list[str]
-    backends: list[str]
-    bits: list[Bits]
-    seeds: list[int]
-    overrides: Overrides
-    data: dict[str, DataSource]
-    calibration: dict[str, DataSource]
 
 
 @dataclass(frozen=True)
