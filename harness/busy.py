@@ -22,7 +22,7 @@ from harness.record.records import Record
 
 if TYPE_CHECKING:
     from harness.plan.jobs import CellJob, Job, RunSettings
-    from harness.stages import StageReport
+    from harness.trial.reference import StageReport
 
 NOTHING = 200
 SLEEPS, SLEEP_SECONDS, GPUS = 64, 5.0, 4

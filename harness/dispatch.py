@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from harness.cell_record import fail_job
 from harness.claims import Claims
 from harness.executors import Listener
 from harness.plan.jobs import CellJob, Job, RunSettings, Schedule
 from harness.record.records import is_recorded
+from harness.trial.cell_record import fail_job
 
 
 class Dispatch:

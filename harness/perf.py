@@ -50,8 +50,8 @@ def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.
 
     from harness.inputs.seeds import generator
     from harness.inputs.weights import find_weights, image_space, load_model
-    from harness.meter import metered
     from harness.step_timer import WARM_UP, StepTimer
+    from harness.trial.meter import metered
     from methods.contracts import SynthesisContext
     from methods.registry import METHODS
 
@@ -163,9 +163,9 @@ def _perf(arguments: argparse.Namespace) -> int:
     from harness.grid import Grid, Word
     from harness.inputs import plugins as catalog
     from harness.perf_backends import COLUMNS, NOTES, evaluation_lines
-    from harness.provenance import library_versions, processor
     from harness.record.files import write_atomically
     from harness.render import markdown, print_table
+    from harness.trial.provenance import library_versions, processor
 
     catalog.load()
     if arguments.threads:

@@ -28,10 +28,10 @@ def measure(entry: ModelEntry, backend: str, bits: str, arguments: argparse.Name
     """Quantize a model, time its evaluation and return a line of the table."""
     import torch
 
-    from harness.evaluate import BATCH
     from harness.inputs.seeds import generator
     from harness.inputs.weights import find_weights, image_space, load_model
     from harness.plan.settings import effective_config, read_overrides
+    from harness.trial.evaluate import BATCH
     from methods.quant.bits import Bits
     from methods.registry import BACKENDS
 

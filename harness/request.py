@@ -20,8 +20,8 @@ from harness.inputs.zoo import ModelEntry, select_models
 from harness.plan.jobs import Request, RunSettings, Subject
 from harness.plan.mixed_bits import check_layers, read_bits
 from harness.plan.settings import effective_config, read_overrides, with_precision
-from harness.provenance import command_line, git_commit
 from harness.record.files import check_writable
+from harness.trial.provenance import command_line, git_commit
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 

@@ -18,8 +18,8 @@ from harness.demand import demand
 from harness.dispatch import Dispatch
 from harness.executors import Listener, Resources
 from harness.plan.jobs import Job, RunSettings
-from harness.stages import StageReport
-from harness.trial import StageTimeout, run_job
+from harness.trial.reference import StageReport
+from harness.trial.trial import StageTimeout, run_job
 
 _WAIT_SECONDS = 0.1
 

@@ -16,12 +16,12 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
-from harness.cell_record import fail_job
 from harness.demand import demand
 from harness.dispatch import Dispatch
 from harness.executors import Resources
 from harness.plan.jobs import Job, RunSettings
-from harness.trial import OUT_OF_MEMORY, StageTimeout
+from harness.trial.cell_record import fail_job
+from harness.trial.trial import OUT_OF_MEMORY, StageTimeout
 from methods.errors import UsageError
 
 _DIED = "the worker process died"

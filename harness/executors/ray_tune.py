@@ -20,8 +20,8 @@ from harness.dispatch import Dispatch
 from harness.executors import Listener, Resources
 from harness.inputs import plugins as catalog
 from harness.plan.jobs import Job, RunSettings
-from harness.stages import StageReport
-from harness.trial import run_job
+from harness.trial.reference import StageReport
+from harness.trial.trial import run_job
 from methods.errors import UsageError
 
 # Read when Ray is imported: no usage report, no output of Tune's own, no logs and no state that nobody reads, Ctrl-C

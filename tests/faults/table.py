@@ -18,9 +18,9 @@ import ray_faults
 from fault_kit import CELLS, CONTROL, Outcome
 
 from harness.grid import Grid, Word
-from harness.provenance import library_versions, processor
 from harness.record.files import write_atomically
 from harness.render import markdown
+from harness.trial.provenance import library_versions, processor
 
 _ALIKE = ("hanging", "hungry")  # no moment is chosen in them, and each waits for a timeout
 _COLUMNS = ["fault", "times", "finished before", "executed again", "missing or different", "longest stop, s"]

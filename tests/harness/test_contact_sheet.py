@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from harness.contact_sheet import class_names, contact_sheet, denormalized
 from harness.inputs.zoo import ENTRIES
+from harness.trial.contact_sheet import class_names, contact_sheet, denormalized
 
 
 def opened(png: bytes) -> np.ndarray:

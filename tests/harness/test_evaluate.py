@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from harness.evaluate import logits_of, metrics
 from harness.inputs.digits import digits_split
 from harness.inputs.image_sets import DataSource
 from harness.inputs.weights import find_weights, load_model
 from harness.inputs.zoo import ENTRIES
+from harness.trial.evaluate import logits_of, metrics
 
 
 def test_accuracies_by_hand() -> None:

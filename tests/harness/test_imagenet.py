@@ -8,10 +8,10 @@ import os
 import pytest
 import torch
 
-from harness.evaluate import logits_of, metrics
 from harness.inputs.image_sets import DataSource, checked, load_pixels, open_images
 from harness.inputs.weights import find_weights, image_space, load_model
 from harness.inputs.zoo import ENTRIES
+from harness.trial.evaluate import logits_of, metrics
 from methods import BACKENDS
 from methods.contracts import QuantizationContext
 from methods.quant.bits import Bits

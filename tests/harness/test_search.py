@@ -35,7 +35,7 @@ def run(results: Path, *words: str) -> Outcome:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the collection after every job, which walks all of torch's objects and takes longer than the job."""
-    monkeypatch.setattr("harness.trial.gc.collect", lambda: 0)
+    monkeypatch.setattr("harness.trial.trial.gc.collect", lambda: 0)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def git_commit() -> str | None:
     """Return this project's commit, with "+changes" when the tree differs from it; None outside git."""
 
     def git(*words: str) -> str | None:
-        root = Path(__file__).parents[1]
+        root = Path(__file__).parents[2]
         if not (root / ".git").exists():
             return None
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
@@ -78,5 +78,5 @@ def provenance(settings: RunSettings) -> dict[str, Any]:
 def command_line() -> str:
     """Return the command as typed, with folders reduced to their last part (paths name a machine)."""
     words = [Path(word).name if os.sep in word and "=" not in word else word for word in sys.argv[1:]]
-    module = getattr(sys.modules["__main__"].__spec__, "name", "harness.bench")
+    module = getattr(sys.modules["__main__"].__spec__, "name", "harness.bench").removesuffix(".__main__")
     return " ".join([f"python -m {module}", *words])

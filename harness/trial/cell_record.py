@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from harness.plan.jobs import CellJob, Job, RunSettings
-from harness.provenance import library_versions, provenance
 from harness.record.records import SCHEMA, Record, write_record
+from harness.trial.provenance import library_versions, provenance
 
 
 def record_base(job: CellJob, settings: RunSettings, status: str) -> Record:

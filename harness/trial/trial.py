@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gc
 import traceback
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
-from harness.cell_record import fail_job
 from harness.inputs import plugins as catalog
-from harness.plan.jobs import Job, RunSettings
-from harness.stages import StageReport, run_stages
+from harness.plan.jobs import CellJob, Job, ReferenceJob, RunSettings, SynthesisJob
+from harness.trial.cell import run_cell
+from harness.trial.cell_record import fail_job
+from harness.trial.reference import StageReport, run_reference
+from harness.trial.synthesis import run_synthesis
 from methods.errors import UsageError
 
 OUT_OF_MEMORY = "Out of memory"
@@ -72,3 +76,15 @@ def _described(error: Exception) -> str:
         return str(error)
     exhausted = should_reduce_batch_size(error) or str(error).startswith("No executable batch size")
     return f"{OUT_OF_MEMORY}: {error}" if exhausted else f"{type(error).__name__}: {error}"
+
+
+def run_stages(job: Job, settings: RunSettings, report: StageReport) -> None:
+    """Run a job's stages; raises whatever goes wrong, UsageError when the whole run should stop (the FP32 gate)."""
+    _RUNNERS[type(job)](job, settings, report)
+
+
+_RUNNERS: dict[type, Callable[[Any, RunSettings, StageReport], None]] = {
+    ReferenceJob: run_reference,
+    SynthesisJob: run_synthesis,
+    CellJob: run_cell,
+}

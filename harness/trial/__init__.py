@@ -1,0 +1,1 @@
+"""One job: FP32 reference, synthesis or cell, and the record it leaves."""

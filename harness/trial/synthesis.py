@@ -1,0 +1,78 @@
+"""A synthesis: a method's images, cached with what they took, and their contact sheet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from harness.inputs.image_sets import decode_pixels, open_images
+from harness.inputs.seeds import generator
+from harness.inputs.weights import image_space
+from harness.plan.jobs import RunSettings, SynthesisJob
+from harness.record.cache import Cache
+from harness.record.files import write_atomically
+from harness.trial.contact_sheet import contact_sheet
+from harness.trial.meter import metered
+from harness.trial.reference import StageReport, device_of, model_of
+from methods.contracts import SynthesisContext, SyntheticImages
+from methods.errors import UsageError
+from methods.registry import METHODS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+_MOST_VIEWS = {"cpu": 32, "cuda": 128}
+
+
+def run_synthesis(job: SynthesisJob, settings: RunSettings, report: StageReport) -> None:
+    """Make the images of a method and cache them with what they took."""
+    cache = Cache.of(settings.results, "synthesis")
+    if cache.load(job.key) is not None:
+        return
+    report("synthesize", 0, 1)
+    with metered(device_of(settings)) as meter:
+        images = _synthesized(job, settings, partial(report, "synthesize"))
+    tensors = {"images": images.images, **images.extras}
+    if images.targets is not None:
+        tensors["targets"] = images.targets
+    cache.store(job.key, tensors, {"losses": images.losses, "stage": meter.stage(cached=False), "run": settings.run})
+    write_atomically(cache.path(job.key).with_suffix(".png"), contact_sheet(job.subject.entry, tensors))
+
+
+def _synthesized(job: SynthesisJob, settings: RunSettings, report: Callable[[int, int], None]) -> SyntheticImages:
+    """Call the method; when memory runs out, again with smaller micro-batches."""
+    from accelerate.utils import find_executable_batch_size
+
+    entry, device = job.subject.entry, device_of(settings)
+    model = model_of(job.subject, settings)
+
+    def attempt(micro_batch: int) -> SyntheticImages:
+        context = SynthesisContext(
+            space=image_space(entry),
+            classes=entry.classes,
+            generator=generator(job.seed, "synthesis"),
+            device=device,
+            report=report,
+            real_images=partial(_real_images, job) if job.calibration else None,
+            micro_batch=micro_batch,
+        )
+        return METHODS.get(job.method).synthesize(model, job.config, context)
+
+    images: SyntheticImages = find_executable_batch_size(attempt, starting_batch_size=_MOST_VIEWS[device.type])()
+    return images
+
+
+def _real_images(job: SynthesisJob, count: int) -> Tensor:
+    """Draw normalized real images [count, C, H, W] without replacement."""
+    import torch
+
+    assert job.calibration is not None
+    images = open_images(job.calibration)
+    available = len(images)
+    if count > available:
+        raise UsageError(f"{count} real images are asked for, the calibration set has {available}.")
+    order = torch.randperm(available, generator=generator(job.seed, "real images"))
+    pixels = decode_pixels(images, job.subject.entry, order[:count].tolist())
+    return image_space(job.subject.entry).normalize(pixels)
