@@ -72,7 +72,8 @@ def _sleeper(number: int, seconds: float) -> CellJob:
 
 def occupied(count: int, seconds: float, workers: int, gpus: int) -> float:
     """Run jobs that sleep on so many workers; returns the seconds from the first one's start to the last one's end."""
-    from harness.executors import Resources, ray_tune
+    from harness.execute import ray_tune
+    from harness.execute.resources import Resources
     from harness.plan.jobs import RunSettings
 
     clock = _Clock()

@@ -11,8 +11,7 @@ from itertools import product
 from pathlib import Path
 from uuid import uuid4
 
-from harness.demand import threads_for
-from harness.executors import Resources
+from harness.execute.resources import Resources, threads_for
 from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked
 from harness.inputs.weights import find_weights, load_model

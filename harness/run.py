@@ -10,7 +10,7 @@ from harness.progress import ProgressTable
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.executors import Resources
+    from harness.execute.resources import Resources
     from harness.plan.jobs import RunSettings
     from harness.plan.plan import Plan
 
@@ -26,7 +26,7 @@ def run_plan(plan: Plan, settings: RunSettings, resources: Resources, console: C
         console.print(f"Not counted, measured again: {problem}.", markup=False, highlight=False, soft_wrap=True)
     if not plan.jobs:
         return {}
-    executor = import_module(f"harness.executors.{_EXECUTORS[settings.executor]}")
+    executor = import_module(f"harness.execute.{_EXECUTORS[settings.executor]}")
     with ProgressTable(plan.jobs, console) as table:
         executor.execute(plan.jobs, settings, table, resources)
     for label, error in table.failures.items():

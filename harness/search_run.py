@@ -14,7 +14,8 @@ from importlib import import_module
 from typing import TypeAlias
 
 from harness.dimension import Settings, value_text
-from harness.executors import Resources, local
+from harness.execute import local
+from harness.execute.resources import Resources
 from harness.plan.jobs import Job, Request, RunSettings
 from harness.plan.plan import Plan, make_plan
 from harness.propose import Halving, propose

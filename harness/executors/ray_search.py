@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness.dimension import Settings
-from harness.executors.ray_tune import connect
+from harness.execute.ray_session import connect
 from harness.inputs import plugins as catalog
 from harness.inputs.seeds import derived_seed
 from harness.metrics import METRICS

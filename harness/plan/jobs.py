@@ -6,8 +6,7 @@ model's reference (whose gate stops a run on wrong weights before hours are spen
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -101,13 +100,6 @@ class CellJob:
 Job: TypeAlias = ReferenceJob | SynthesisJob | CellJob
 
 
-def needs(job: Job) -> set[str]:
-    """Return the keys of the jobs that must be done before this one."""
-    if isinstance(job, CellJob):
-        return {job.synthesis, job.reference}
-    return {job.reference} if isinstance(job, SynthesisJob) else set()
-
-
 @dataclass(frozen=True)
 class RunSettings:
     """What all jobs of a run share. device: "cpu" or "cuda"; threads: CPU threads per job; gate: whether an
@@ -126,53 +118,3 @@ class RunSettings:
     plugins: tuple[str, ...] = ()
     timeout: float | None = None
     started: str = ""
-
-
-@dataclass
-class Schedule:
-    """Which job may run next, given what is done; both executors follow it.
-
-    Jobs are handed out in the order they were given, each as soon as what it needs is done and `take` grants it.
-    The jobs that need a failed one are blocked.
-    """
-
-    jobs: list[Job]
-    take: Callable[[Job], bool] = lambda _job: True
-    _waiting: dict[str, Job] = field(init=False)
-    _missing: set[str] = field(init=False)
-    _returned: set[str] = field(init=False, default_factory=set)
-
-    def __post_init__(self) -> None:
-        self._waiting = {job.key: job for job in self.jobs}
-        self._missing = set(self._waiting)
-
-    def next(self) -> Job | None:
-        """Hand out the next job that is ready, or None when all that is left must wait."""
-        for job in self._waiting.values():
-            if not needs(job) & self._missing and (job.key in self._returned or self.take(job)):
-                return self._waiting.pop(job.key)
-        return None
-
-    def put_back(self, job: Job) -> None:
-        """Let a job that was handed out be the first of those that wait; it needs no second grant."""
-        self._returned.add(job.key)
-        self._waiting = {job.key: job, **self._waiting}
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether every job has been handed out or blocked."""
-        return not self._waiting
-
-    def finish(self, job: Job, failed: bool) -> list[Job]:
-        """Note that a job is done; returns the jobs that its failure blocks for good."""
-        if not failed:
-            self._missing.discard(job.key)
-            return []
-        blocked: list[Job] = []
-        keys = {job.key}
-        while found := [j for j in self._waiting.values() if needs(j) & keys]:
-            blocked += found
-            keys |= {j.key for j in found}
-            for lost in found:
-                del self._waiting[lost.key]
-        return blocked

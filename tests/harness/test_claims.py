@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from harness_kit import ROOT
 
-from harness import claims
-from harness.claims import Claims
+from harness.execute import claims
+from harness.execute.claims import Claims
 from methods.errors import UsageError
 
 DAY = 86_400
@@ -105,7 +105,7 @@ def test_clocks_that_jump_neither_free_a_claim_nor_keep_it(
 
 
 def test_a_process_that_is_gone_frees_its_claims_at_once(tmp_path: Path) -> None:
-    script = "import sys, os, pathlib; from harness.claims import Claims\n"
+    script = "import sys, os, pathlib; from harness.execute.claims import Claims\n"
     script += f"assert Claims(pathlib.Path({str(tmp_path)!r}), alone=True).take('a'); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False)
     assert names(tmp_path) == ["a.0"]

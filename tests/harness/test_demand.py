@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from test_jobs import SUBJECT, cell, reference, synthesis
 
-from harness.demand import Demand, demand
-from harness.executors import Resources
+from harness.execute.resources import Demand, Resources, demand
 from harness.inputs.zoo import ENTRIES, PARAMETERS
 from harness.plan.estimate import footprint, gpu_peak_mb, parameters
 from harness.plan.jobs import Job, Subject

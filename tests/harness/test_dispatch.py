@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from test_jobs import jobs
 
-from harness import claims, dispatch
-from harness.dispatch import Dispatch
+from harness.execute import claims
+from harness.execute import schedule as dispatch
+from harness.execute.schedule import Dispatch
 from harness.plan.jobs import CellJob, Job, RunSettings
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.execute.schedule import Schedule, needs
 from harness.inputs.image_sets import DataSource
 from harness.inputs.weights import Weights
 from harness.inputs.zoo import ENTRIES
-from harness.plan.jobs import CellJob, Job, ReferenceJob, Schedule, Subject, SynthesisJob, needs
+from harness.plan.jobs import CellJob, Job, ReferenceJob, Subject, SynthesisJob
 from harness.record.cells import Cell, Identity
 from methods.quant.bits import Bits
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.executors import Resources
 from harness.inputs.zoo import ModelEntry
 from harness.plan.estimate import gpu_peak_mb, parameters
 from harness.plan.jobs import Job, SynthesisJob
@@ -51,3 +50,22 @@ def _share(job: Job, gpu_mb: float) -> float:
     """Return the smallest share of a GPU whose memory is estimated to hold the job."""
     peak = gpu_peak_mb(job)
     return next((share for share in _SHARES if peak <= share * gpu_mb), 1.0)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial is given at most, and the Ray cluster to join (address; None: start Ray here).
+
+    fixed_cpus, fixed_gpus: whether every trial is given just that (as asked for), or less by its model's size and its
+    stage. cores, cuda, gpu_mb: CPU cores and CUDA devices here, and the memory of one in MiB; cuda is 0 when trials
+    run on the CPU.
+    """
+
+    cpus: int
+    gpus: float
+    address: str | None = None
+    fixed_cpus: bool = True
+    fixed_gpus: bool = True
+    cores: int = 1
+    cuda: int = 0
+    gpu_mb: float = 16384.0

@@ -11,30 +11,23 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import ray
-from ray import tune
-from ray.tune.progress_reporter import TrialProgressCallback
-from ray.tune.search import Searcher
-
-from harness.demand import demand
-from harness.dispatch import Dispatch
-from harness.executors import Resources
+from harness.execute.ray_session import Unsaved
+from harness.execute.resources import Resources, demand
+from harness.execute.schedule import Dispatch
 from harness.plan.jobs import Job, RunSettings
 from harness.trial.cell_record import fail_job
 from harness.trial.trial import OUT_OF_MEMORY, StageTimeout
 from methods.errors import UsageError
 
+# isort: split
+import ray
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.search import Searcher
+
 _DIED = "the worker process died"
 _ATTEMPTS = 2
 _START = "start"
 _START_SECONDS = 600.0  # a worker's imports are no stage's fault
-
-
-class _Unsaved:
-    """Pickles as nothing: Tune saves its experiment's parts, but records and the cache hold what is done."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
 
 
 @dataclass
@@ -48,7 +41,7 @@ class _Trial:
     stopped: str | None = None
 
 
-class JobSearcher(_Unsaved, Searcher):  # type: ignore[misc]
+class JobSearcher(Unsaved, Searcher):  # type: ignore[misc]
     """Hands Tune the jobs of a dispatch as configs {"job": index, "cpus", "gpus"}."""
 
     def __init__(self, dispatch: Dispatch, jobs: list[Job], settings: RunSettings, resources: Resources) -> None:
@@ -104,7 +97,7 @@ class JobSearcher(_Unsaved, Searcher):  # type: ignore[misc]
         """Restore nothing, see `save`."""
 
 
-class Relay(_Unsaved, TrialProgressCallback):  # type: ignore[misc]
+class Relay(Unsaved, TrialProgressCallback):  # type: ignore[misc]
     """Passes the trials' progress on to the listener, in place of Tune's own printing, and stops those that hang."""
 
     def __init__(self, searcher: JobSearcher) -> None:
@@ -149,18 +142,3 @@ class Relay(_Unsaved, TrialProgressCallback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Print nothing: the searcher hears of it."""
-
-
-class StopOnFatal(_Unsaved, tune.Stopper):  # type: ignore[misc]
-    """Stops all trials once one has found that the run must stop."""
-
-    def __init__(self, searcher: JobSearcher) -> None:
-        self.searcher = searcher
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Stop no single trial."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Stop everything after a fatal report."""
-        return self.searcher.fatal is not None

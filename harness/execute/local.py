@@ -14,9 +14,8 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import NoReturn
 
-from harness.demand import demand
-from harness.dispatch import Dispatch
-from harness.executors import Listener, Resources
+from harness.execute.resources import Resources, demand
+from harness.execute.schedule import Dispatch, Listener
 from harness.plan.jobs import Job, RunSettings
 from harness.trial.reference import StageReport
 from harness.trial.trial import StageTimeout, run_job
