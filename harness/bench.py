@@ -99,7 +99,7 @@ def _print_leaderboard(plan: Plan, results: Path, console: Console) -> None:
     """Print the tables of the cells asked for, from their records."""
     from harness.record.records import read_record, record_path
     from harness.render import print_table
-    from harness.tables import leaderboards
+    from harness.report.tables import leaderboards
 
     read = [read_record(record_path(results, job.key)) for job in plan.cells]
     for table in leaderboards([record for record, problem in read if problem is None]):

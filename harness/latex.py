@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.grid import Grid, Word
+from harness.report.text_table import Grid, Word
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",

@@ -19,9 +19,9 @@ from harness.record.folders import folders_with_records, load_finished
 from methods.errors import UsageError
 
 if TYPE_CHECKING:
-    from harness.grid import Grid
-    from harness.layout import Layout
-    from harness.tables import Table
+    from harness.report.layout import Layout
+    from harness.report.tables import Table
+    from harness.report.text_table import Grid
 
 
 _Text: TypeAlias = "Callable[[], str]"
@@ -83,7 +83,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from harness.tables import leaderboards
+    from harness.report.tables import leaderboards
 
     _check(arguments)
     folders = arguments.results or folders_with_records(Path("results"))
@@ -111,7 +111,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _layout(arguments: argparse.Namespace) -> Layout:
-    from harness.layout import Layout
+    from harness.report.layout import Layout
 
     rows, columns = (
         tuple(filter(None, map(str.strip, text.split(",")))) for text in (arguments.rows, arguments.columns)
@@ -121,7 +121,7 @@ def _layout(arguments: argparse.Namespace) -> Layout:
 
 def _board_texts(tables: Sequence[Table], reported: Path | None, folders: Sequence[Path]) -> dict[str, _Text]:
     """Return what makes each format of the leaderboards, with what others report for their rows after them."""
-    from harness.reported import FOLDER, load_reported, reported_grid
+    from harness.report.reported import FOLDER, load_reported, reported_grid
 
     figures = load_reported(reported or FOLDER)
     beside = [grid for table in tables if (grid := reported_grid(table, figures))]
@@ -140,7 +140,7 @@ def _board_texts(tables: Sequence[Table], reported: Path | None, folders: Sequen
 
 
 def _pair_texts(tables: Sequence[Table]) -> dict[str, _Text]:
-    from harness.pairs import pair_grids
+    from harness.report.pairs import pair_grids
 
     grids = [grid for table in tables for grid in pair_grids(table)]
     if not grids:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from harness.grid import Grid, Word
 from harness.inputs.zoo import ENTRIES
+from harness.report.text_table import Grid, Word
 from methods.contracts import Backend, Method
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS, Registry

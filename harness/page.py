@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from harness import plots
-from harness.artefacts import Synthesis, find_synthesis
-from harness.grid import Grid
-from harness.inputs.zoo import megabytes
-from harness.measurements import Measurement
-from harness.pairs import pair_grids
 from harness.plots import Plot, Point
-from harness.tables import Table, Value
+from harness.report.measurements import Measurement, megabytes
+from harness.report.pairs import pair_grids
+from harness.report.syntheses import Synthesis, find_synthesis
+from harness.report.tables import Table, Value
+from harness.report.text_table import Grid
 from methods.errors import UsageError
 
 _TEMPLATES = Path(__file__).parent / "templates"

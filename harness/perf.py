@@ -160,11 +160,11 @@ def _perf(arguments: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
-    from harness.grid import Grid, Word
     from harness.inputs import plugins as catalog
     from harness.perf_backends import COLUMNS, NOTES, evaluation_lines
     from harness.record.files import write_atomically
     from harness.render import markdown, print_table
+    from harness.report.text_table import Grid, Word
     from harness.trial.provenance import library_versions, processor
 
     catalog.load()

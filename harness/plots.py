@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.report.statistics import front
+
 WIDTH, HEIGHT = 420, 300
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 42
 
@@ -60,15 +62,6 @@ class Scale:
         return round(self.start + (value - low) / (high - low) * (self.end - self.start), 1)
 
 
-def front(points: Sequence[Point]) -> list[Point]:
-    """Return the Pareto front, x ascending: points no other one beats in being left and high."""
-    found: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.x, -p.y)):
-        if not found or point.y > found[-1].y:
-            found.append(point)
-    return found
-
-
 def by_category(title: str, x_title: str, names: Sequence[str], points: Sequence[Point]) -> Plot:
     """Plot values over named places (a point's x is the index of its name), the points of a series joined."""
     across = Scale(-0.5, len(names) - 0.5, LEFT, WIDTH - RIGHT)
@@ -85,8 +78,13 @@ def by_cost(title: str, x_title: str, points: Sequence[Point]) -> Plot:
     across = Scale(low, high, LEFT, WIDTH - RIGHT, log=True)
     ticks = [(across(value), f"{value:g}") for value in _decades(low, high)]
     groups = sorted({point.group for point in points})
-    fronts = [front([point for point in points if point.group == group]) for group in groups]
+    fronts = [_front([point for point in points if point.group == group]) for group in groups]
     return _plot(title, x_title, across, ticks, points, [], fronts)
+
+
+def _front(points: Sequence[Point]) -> list[Point]:
+    first = {(point.x, point.y): point for point in reversed(points)}
+    return [first[pair] for pair in front(first)]
 
 
 def _plot(

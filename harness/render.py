@@ -10,9 +10,9 @@ import rich.table
 from rich.console import Console
 from rich.markup import escape
 
-from harness.grid import Grid, Word
-from harness.measurements import Measurement
-from harness.tables import Table
+from harness.report.measurements import Measurement
+from harness.report.tables import Table
+from harness.report.text_table import Grid, Word
 
 _LABEL = 14
 
@@ -102,8 +102,8 @@ def _plain(text: str) -> str:
 
 
 def csv(lines: Sequence[Measurement]) -> str:
-    """Return one line per measurement, with the columns of `harness.measurements.COLUMNS` in their order."""
-    from harness.frame import frame  # pandas takes longer to import than a console table to print
+    """Return one line per measurement, with the columns of `harness.report.measurements.COLUMNS` in their order."""
+    from harness.report.measurements import frame  # pandas takes longer to import than a console table to print
 
     text: str = frame(lines).to_csv(index=False, lineterminator="\n")
     return text

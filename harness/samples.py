@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.dimension import Dimension, Settings, Space
-from harness.measurements import Measurement, measurements
-from harness.metrics import METRICS
-from harness.plots import Point, front
 from harness.record.files import canonical_json, hash_key, write_atomically
 from harness.record.records import Record
+from harness.report.measurements import Measurement, measurements
+from harness.report.metrics import METRICS
+from harness.report.statistics import front
 from methods.errors import UsageError
 
 FILE = "search.json"
@@ -160,7 +160,6 @@ def pareto(search: Search, samples: Sequence[Sample]) -> list[Sample]:
     """Return, of a search of two metrics, the finished samples that no other one beats in one without losing in the
     other, the best in the first metric first; samples level in both are all kept."""
     signed = {sample.number: search.signed(figures(search, sample)) for sample in samples if sample.values}
-    points = [Point(-cost, gain, number, "") for number, (gain, cost) in signed.items()]
-    best = {(point.y, -point.x) for point in front(points)}
+    best = {(gain, -cost) for cost, gain in front((-cost, gain) for gain, cost in signed.values())}
     chosen = [sample for sample in samples if signed.get(sample.number) in best]
     return sorted(chosen, key=lambda sample: signed[sample.number], reverse=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.importance import Importance
-from harness.metrics import METRICS
+from harness.report.metrics import METRICS
 from harness.samples import Sample, Search, figures
 
 if TYPE_CHECKING:

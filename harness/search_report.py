@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.dimension import value_text
-from harness.grid import Grid, Word
 from harness.importance import Importance, importances
-from harness.metrics import METRICS
 from harness.record.files import write_atomically
 from harness.record.records import load_records
 from harness.render import markdown, print_table
+from harness.report.metrics import METRICS
+from harness.report.text_table import Grid, Word
 from harness.samples import Sample, Search, figures, find_samples, pareto, ranked
 from harness.search_plot import draw_search
 

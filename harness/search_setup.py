@@ -7,11 +7,11 @@ import argparse
 from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import SEARCH_LEAVES, open_images
 from harness.inputs.zoo import ModelEntry, select_models
-from harness.metrics import find_metric
 from harness.plan.jobs import Request
 from harness.plan.settings import changed_settings
 from harness.propose import check_search
 from harness.record.records import load_records
+from harness.report.metrics import find_metric
 from harness.request import plugins, read_request, run_settings
 from harness.samples import Search, find_samples
 from harness.search_images import rungs, search_source, shared_images

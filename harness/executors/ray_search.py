@@ -17,8 +17,8 @@ from harness.dimension import Settings
 from harness.execute.ray_session import connect
 from harness.inputs import plugins as catalog
 from harness.inputs.seeds import derived_seed
-from harness.metrics import METRICS
 from harness.propose import distributions, sampler
+from harness.report.metrics import METRICS
 from harness.search_run import Outcome, SearchRun, Told, measure, next_point
 from methods.errors import UsageError
 

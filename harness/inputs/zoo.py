@@ -9,7 +9,6 @@ DeiT and Swin families go by their full name, with timm's own transform and no e
 from __future__ import annotations
 
 import fnmatch
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -130,13 +129,3 @@ PARAMETERS = {
     "swin_s": 49_606_258,
     "swin_b": 87_768_224,
 }
-
-
-def megabytes(model: str, bits: str, parameters: int | None = None) -> float | None:
-    """Return the size of all parameters at the weights' bit-width, in MB of 10^6 bytes; None where unknown.
-
-    Norms, biases and scales, which stay in floating point, are counted at the same width: less than a percent.
-    """
-    count = parameters or PARAMETERS.get(model)
-    width = re.match(r"w(\d+)", bits)
-    return None if count is None or width is None else count * int(width[1]) / 8e6

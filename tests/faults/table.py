@@ -17,9 +17,9 @@ import local_faults
 import ray_faults
 from fault_kit import CELLS, CONTROL, Outcome
 
-from harness.grid import Grid, Word
 from harness.record.files import write_atomically
 from harness.render import markdown
+from harness.report.text_table import Grid, Word
 from harness.trial.provenance import library_versions, processor
 
 _ALIKE = ("hanging", "hungry")  # no moment is chosen in them, and each waits for a timeout

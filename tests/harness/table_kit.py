@@ -6,7 +6,7 @@ from typing import Any
 
 from harness_kit import make_record
 
-from harness.tables import Table
+from harness.report.tables import Table
 
 
 def texts(table: Table) -> dict[str, list[str | None]]:

@@ -13,7 +13,7 @@ import pytest
 from harness_kit import Outcome, correct, make_record, records_of, run_here
 
 from harness import ablation
-from harness.ablation_table import ablation_grid, ablations
+from harness.report.ablations import ablation_grid, ablations
 from spdfq.ablation import ROWS
 from spdfq.method import SPDFQ, SPDFQConfig
 

@@ -14,7 +14,7 @@ from harness_kit import ROOT, correct, keyed, make_record, put, run_here, run_le
 
 from harness import check
 from harness.record.records import load_records, write_record
-from harness.tables import leaderboards
+from harness.report.tables import leaderboards
 
 GOOD = keyed(
     {**make_record("", hits=correct(100, 60)), "quantized_ops": [{"operation": "o", "quantizer": "q", "bits": 4}]}

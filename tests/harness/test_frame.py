@@ -5,8 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from harness_kit import make_record
 
-from harness.frame import frame
-from harness.measurements import COLUMNS, measurements
+from harness.report.measurements import COLUMNS, frame, measurements
 
 
 def test_groups_of_a_frame_are_the_means_of_the_records() -> None:

@@ -15,11 +15,13 @@ import torch
 from harness_kit import correct, keyed, make_record, put, run_leaderboard
 from PIL import Image
 
-from harness.artefacts import find_synthesis
-from harness.inputs.zoo import PARAMETERS, megabytes
-from harness.plots import Point, by_cost, curve, front
+from harness.inputs.zoo import PARAMETERS
+from harness.plots import Point, by_cost, curve
 from harness.record.cache import Cache
 from harness.record.cells import recorded_synthesis
+from harness.report.measurements import megabytes
+from harness.report.statistics import front
+from harness.report.syntheses import find_synthesis
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
 
@@ -94,8 +96,8 @@ def test_details_hold_what_a_record_says(tmp_path: Path) -> None:
 
 
 def test_pareto_front_by_hand() -> None:
-    points = [Point(x, y, 0, "") for x, y in ((1, 5), (2, 4), (2, 7), (3, 7), (4, 9), (1, 3))]
-    assert [(p.x, p.y) for p in front(points)] == [(1, 5), (2, 7), (4, 9)]
+    points = ((1, 5), (2, 4), (2, 7), (3, 7), (4, 9), (1, 3))
+    assert front(points) == [(1, 5), (2, 7), (4, 9)]
     plot = by_cost("t", "s", [Point(1, 5, 0, "", "a"), Point(2, 4, 1, "", "b"), Point(3, 3, 1, "", "b")])
     assert [mark.front for mark in plot.marks] == [True, True, False]
 

@@ -8,8 +8,8 @@ import pytest
 from harness_kit import correct, make_record, run_leaderboard
 
 from harness.inputs.zoo import ENTRIES
-from harness.reported import FOLDER, load_reported, reported_grid
-from harness.tables import leaderboards
+from harness.report.reported import FOLDER, load_reported, reported_grid
+from harness.report.tables import leaderboards
 from methods.errors import UsageError
 from spdfq.ablation import ROWS
 

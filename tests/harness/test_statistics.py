@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from harness.statistics import LEVEL, Hits, holm, leaders, paired, sign_flip_p
+from harness.report.statistics import LEVEL, Hits, holm, leaders, paired, sign_flip_p
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -6,10 +6,10 @@ import pytest
 from harness_kit import correct, make_record
 from table_kit import best, texts
 
-from harness.layout import Layout
-from harness.pairs import pair_grids, pairs
 from harness.render import markdown
-from harness.tables import leaderboards
+from harness.report.layout import Layout
+from harness.report.pairs import pair_grids, pairs
+from harness.report.tables import leaderboards
 from methods.errors import UsageError
 
 

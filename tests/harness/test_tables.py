@@ -10,9 +10,9 @@ import pytest
 from harness_kit import correct, make_record
 from table_kit import best, seeds, texts
 
-from harness.measurements import measurements
 from harness.render import csv, markdown
-from harness.tables import leaderboards
+from harness.report.measurements import measurements
+from harness.report.tables import leaderboards
 
 
 def test_mean_and_sd_over_seeds_by_hand() -> None:

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import base64
 import fnmatch
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from harness.inputs.zoo import PARAMETERS
 from harness.record.records import Record
-from harness.statistics import Hits
+from harness.report.statistics import Hits
 from methods.errors import UsageError, unknown_name
 
 STAGES = ("synthesize", "quantize", "evaluate")
@@ -157,3 +160,23 @@ def known_field(name: str) -> str:
     if name not in COLUMNS:
         raise unknown_name("field", name, COLUMNS)
     return name
+
+
+# Whole numbers, which older records lack.
+_NULLABLE = dict.fromkeys(("parameters", "size_bytes", "bitops"), "Int64")
+
+
+def frame(lines: Sequence[Measurement]) -> pd.DataFrame:
+    """Return one row per measurement with the columns of `harness.report.measurements.COLUMNS`."""
+    rows = [[getattr(line, name) for name in COLUMNS] for line in lines]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(_NULLABLE)
+
+
+def megabytes(model: str, bits: str, parameters: int | None = None) -> float | None:
+    """Return the size of all parameters at the weights' bit-width, in MB of 10^6 bytes; None where unknown.
+
+    Norms, biases and scales, which stay in floating point, are counted at the same width: less than a percent.
+    """
+    count = parameters or PARAMETERS.get(model)
+    width = re.match(r"w(\d+)", bits)
+    return None if count is None or width is None else count * int(width[1]) / 8e6

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from harness.measurements import Measurement
-from harness.metrics import Metric
-from harness.statistics import LEVEL
+from harness.report.measurements import Measurement
+from harness.report.metrics import Metric
+from harness.report.statistics import LEVEL
 
 SEVERAL_LIBRARIES, UNTESTED = "†", "‡"
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.grid import Grid, Word
-from harness.tables import Table, Value
+from harness.report.tables import Table, Value
+from harness.report.text_table import Grid, Word
 from methods.errors import UsageError
 
-FOLDER = Path(__file__).parents[1] / "results" / "reported"
+FOLDER = Path(__file__).parents[2] / "results" / "reported"
 _HEADER = ["measured", "reported as", "ours", "theirs", "diff.", "kept", "theirs"]
 _NEAR = 0.1
 

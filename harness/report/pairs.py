@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import combinations, groupby
 
-from harness.grid import Grid, Word
-from harness.statistics import LEVEL, Paired, holm, paired
-from harness.tables import Table, hits_by_seed
+from harness.report.statistics import LEVEL, Paired, holm, p_text, paired
+from harness.report.tables import Table, hits_by_seed
+from harness.report.text_table import Grid, Word
 
 _HEADER = ["A", "B", "A - B", "only A", "only B", "p", "p (Holm)", "by seed"]
 _NOTES = [
@@ -55,8 +55,3 @@ def _row(pair: Pair) -> list[Word]:
     seeds = ", ".join(f"{gap:+.2f}" for gap in result.by_seed.values())
     figures = [str(result.only_a), str(result.only_b), p_text(result.p), p_text(pair.p_holm), seeds]
     return [Word(pair.a), Word(pair.b), Word(f"{result.difference:+.2f}", strong), *map(Word, figures)]
-
-
-def p_text(p: float) -> str:
-    """Return a p-value as printed."""
-    return "<0.0001" if p < 0.0001 else f"{p:.4f}"

@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from harness.grid import Grid, Word
-from harness.measurements import Measurement, measurements
-from harness.pairs import p_text
 from harness.record.records import Record
-from harness.statistics import LEVEL, holm, paired
+from harness.report.measurements import Measurement, measurements
+from harness.report.statistics import LEVEL, holm, p_text, paired
+from harness.report.text_table import Grid, Word
 from methods.contracts import AblationRow, Method
 
 

@@ -7,7 +7,7 @@ does, calls differences real too often, because an image that is easy for one ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -111,3 +111,17 @@ def leaders(rows: Sequence[Mapping[int, Hits]], means: Sequence[float]) -> list[
     raw = [result.p for result in found.values() if result is not None]
     adjusted = dict(zip(tested, holm(raw, len(rows) * (len(rows) - 1) // 2), strict=True))
     return [1.0 if place == first else adjusted.get(place) for place in range(len(rows))]
+
+
+def p_text(p: float) -> str:
+    """Return a p-value as printed."""
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the Pareto front of (cost, value) pairs, cost ascending: no other pair costs less and is worth more."""
+    found: list[tuple[float, float]] = []
+    for cost, value in sorted(points, key=lambda pair: (pair[0], -pair[1])):
+        if not found or value > found[-1][1]:
+            found.append((cost, value))
+    return found

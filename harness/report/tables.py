@@ -12,14 +12,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from harness.grid import Grid, Word
-from harness.labels import header, labels
-from harness.layout import Layout
-from harness.measurements import Measurement, chosen, measurements
-from harness.metrics import METRICS, Metric
-from harness.notes import SEVERAL_LIBRARIES, UNTESTED, notes
 from harness.record.records import Record
-from harness.statistics import LEVEL, Hits, leaders
+from harness.report.footnotes import SEVERAL_LIBRARIES, UNTESTED, notes
+from harness.report.layout import Layout, header, labels
+from harness.report.measurements import Measurement, chosen, measurements
+from harness.report.metrics import METRICS, Metric
+from harness.report.statistics import LEVEL, Hits, leaders
+from harness.report.text_table import Grid, Word
 from methods.errors import UsageError
 
 
