@@ -105,8 +105,9 @@ def _run(arguments: argparse.Namespace, console: Console) -> int:
 def _show(method: Method, records: list[Record], arguments: argparse.Namespace, console: Console) -> None:
     """Print the ablations that records hold, and write them; raises UsageError when there is none."""
     from harness.record.files import write_atomically
-    from harness.render import markdown, print_table
     from harness.report.ablations import ablation_grid, ablations
+    from harness.report.formats.console import print_table
+    from harness.report.formats.markdown import markdown
     from methods.errors import UsageError
 
     grids = [ablation_grid(one) for one in ablations(method, records)]

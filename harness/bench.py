@@ -89,7 +89,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 def _list(arguments: argparse.Namespace, console: Console) -> None:
     from harness.inputs import plugins as catalog
     from harness.listing import LISTS
-    from harness.render import print_table
+    from harness.report.formats.console import print_table
 
     catalog.load(arguments.plugin)
     print_table(LISTS[arguments.list](), console)
@@ -98,7 +98,7 @@ def _list(arguments: argparse.Namespace, console: Console) -> None:
 def _print_leaderboard(plan: Plan, results: Path, console: Console) -> None:
     """Print the tables of the cells asked for, from their records."""
     from harness.record.records import read_record, record_path
-    from harness.render import print_table
+    from harness.report.formats.console import print_table
     from harness.report.tables import leaderboards
 
     read = [read_record(record_path(results, job.key)) for job in plan.cells]

@@ -57,7 +57,7 @@ def main(words: list[str] | None = None) -> int:
 def _compare(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from harness.render import print_table
+    from harness.report.formats.console import print_table
 
     before, after = rows_of(arguments.a), rows_of(arguments.b)
     found = changes(before, after, arguments.fail_under)

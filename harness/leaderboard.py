@@ -127,12 +127,12 @@ def _board_texts(tables: Sequence[Table], reported: Path | None, folders: Sequen
     beside = [grid for table in tables if (grid := reported_grid(table, figures))]
 
     def html() -> str:
-        from harness.page import page
+        from harness.report.formats.html import page
 
         return page(tables, beside, folders)
 
     def lines() -> str:
-        from harness.render import csv
+        from harness.report.formats.csv import csv
 
         return csv([line for table in tables for line in table.lines()])
 
@@ -149,8 +149,10 @@ def _pair_texts(tables: Sequence[Table]) -> dict[str, _Text]:
 
 
 def _grid_texts(grids: Sequence[Grid]) -> dict[str, _Text]:
-    from harness.latex import latex
-    from harness.render import console, grid_csv, markdown
+    from harness.report.formats.console import console
+    from harness.report.formats.csv import grid_csv
+    from harness.report.formats.latex import latex
+    from harness.report.formats.markdown import markdown
 
     return {
         "console": partial(console, grids),

@@ -163,7 +163,8 @@ def _perf(arguments: argparse.Namespace) -> int:
     from harness.inputs import plugins as catalog
     from harness.perf_backends import COLUMNS, NOTES, evaluation_lines
     from harness.record.files import write_atomically
-    from harness.render import markdown, print_table
+    from harness.report.formats.console import print_table
+    from harness.report.formats.markdown import markdown
     from harness.report.text_table import Grid, Word
     from harness.trial.provenance import library_versions, processor
 

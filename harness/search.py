@@ -134,7 +134,7 @@ def _run(run: SearchRun, console: Console) -> int:
 def _print_plan(run: SearchRun, console: Console) -> None:
     """Print the space, how much is there already, and the cells of one sample."""
     from harness.planview import print_plan
-    from harness.render import print_table
+    from harness.report.formats.console import print_table
     from harness.search_report import space_grid
     from harness.search_run import plan_of
 

@@ -14,7 +14,8 @@ from harness.dimension import value_text
 from harness.importance import Importance, importances
 from harness.record.files import write_atomically
 from harness.record.records import load_records
-from harness.render import markdown, print_table
+from harness.report.formats.console import print_table
+from harness.report.formats.markdown import markdown
 from harness.report.metrics import METRICS
 from harness.report.text_table import Grid, Word
 from harness.samples import Sample, Search, figures, find_samples, pareto, ranked

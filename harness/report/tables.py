@@ -1,4 +1,4 @@
-"""Leaderboards as data: from records to tables, without torch. `harness.render` prints them.
+"""Leaderboards as data: from records to tables, without torch. `harness.report.formats.console` prints them.
 
 One table per image set. By default rows are method x backend and columns model x bits; a value is the mean over
 seeds of measurements that differ in nothing else, so that nothing is averaged that is not the same thing.

@@ -18,7 +18,7 @@ import ray_faults
 from fault_kit import CELLS, CONTROL, Outcome
 
 from harness.record.files import write_atomically
-from harness.render import markdown
+from harness.report.formats.markdown import markdown
 from harness.report.text_table import Grid, Word
 from harness.trial.provenance import library_versions, processor
 

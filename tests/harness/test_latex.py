@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from harness_kit import correct, make_record
 
-from harness.latex import escape, latex
+from harness.report.formats.latex import escape, latex
 from harness.report.tables import leaderboards
 
 HOSTILE = "a_b&c%d$e#f{g}h~i^j\\k<l>m|n\"o±p†q–r--s''t``u\nv[w]*"

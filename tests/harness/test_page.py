@@ -16,9 +16,9 @@ from harness_kit import correct, keyed, make_record, put, run_leaderboard
 from PIL import Image
 
 from harness.inputs.zoo import PARAMETERS
-from harness.plots import Point, by_cost, curve
 from harness.record.cache import Cache
 from harness.record.cells import recorded_synthesis
+from harness.report.formats.plots import Point, by_cost, curve
 from harness.report.measurements import megabytes
 from harness.report.statistics import front
 from harness.report.syntheses import find_synthesis

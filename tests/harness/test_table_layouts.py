@@ -6,7 +6,7 @@ import pytest
 from harness_kit import correct, make_record
 from table_kit import best, texts
 
-from harness.render import markdown
+from harness.report.formats.markdown import markdown
 from harness.report.layout import Layout
 from harness.report.pairs import pair_grids, pairs
 from harness.report.tables import leaderboards

@@ -10,7 +10,8 @@ import pytest
 from harness_kit import correct, make_record
 from table_kit import best, seeds, texts
 
-from harness.render import csv, markdown
+from harness.report.formats.csv import csv
+from harness.report.formats.markdown import markdown
 from harness.report.measurements import measurements
 from harness.report.tables import leaderboards
 

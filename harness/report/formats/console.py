@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 from collections.abc import Sequence
 
 import rich.table
 from rich.console import Console
 from rich.markup import escape
 
-from harness.report.measurements import Measurement
 from harness.report.tables import Table
 from harness.report.text_table import Grid, Word
 
@@ -71,50 +68,3 @@ def console(grids: Sequence[Grid]) -> str:
 def _rich(word: Word) -> str:
     text = escape(word.text)
     return (f"[bold]{text}[/bold]" if word.strong else text) + word.mark
-
-
-def markdown(grids: Sequence[Grid]) -> str:
-    """Return grids as GitHub Markdown, the best of each column in bold."""
-    parts = []
-    for grid in grids:
-        rule = ["---"] * grid.labels + ["---:"] * (len(grid.header) - grid.labels)
-        lines = [_markdown_row([_plain(title) for title in grid.header]), _markdown_row(rule)]
-        lines += [_markdown_row([_starred(word) for word in row]) for row in grid.body]
-        notes = "\n".join(f"- {_plain(note)}" for note in grid.notes)
-        parts.append(f"### {_plain(grid.title)}\n\n" + "\n".join(lines) + f"\n\n{notes}\n")
-    return "\n".join(parts)
-
-
-def _markdown_row(words: list[str]) -> str:
-    return "| " + " | ".join(words) + " |"
-
-
-def _starred(word: Word) -> str:
-    text = _plain(word.text)
-    return (f"**{text}**" if word.strong else text) + word.mark
-
-
-def _plain(text: str) -> str:
-    """Escape what Markdown or HTML would take for markup, and keep a row on one line."""
-    for sign in "\\|*`[]":
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
-
-
-def csv(lines: Sequence[Measurement]) -> str:
-    """Return one line per measurement, with the columns of `harness.report.measurements.COLUMNS` in their order."""
-    from harness.report.measurements import frame  # pandas takes longer to import than a console table to print
-
-    text: str = frame(lines).to_csv(index=False, lineterminator="\n")
-    return text
-
-
-def grid_csv(grids: Sequence[Grid]) -> str:
-    """Return grids of the same header as one CSV, each line opening with its grid's title."""
-    text = io.StringIO()
-    writer = csv_module.writer(text, lineterminator="\n")
-    for place, grid in enumerate(grids):
-        if place == 0:
-            writer.writerow(["table", *grid.header])
-        writer.writerows([grid.title, *(word.text for word in row)] for row in grid.body)
-    return text.getvalue()

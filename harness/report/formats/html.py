@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import plots
-from harness.plots import Plot, Point
+from harness.report.formats import plots
+from harness.report.formats.plots import Plot, Point
 from harness.report.measurements import Measurement, megabytes
 from harness.report.pairs import pair_grids
 from harness.report.syntheses import Synthesis, find_synthesis

@@ -1,0 +1,35 @@
+"""Markdown: tables as GitHub renders them, the best of a column in bold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.report.text_table import Grid, Word
+
+
+def markdown(grids: Sequence[Grid]) -> str:
+    """Return grids as GitHub Markdown, the best of each column in bold."""
+    parts = []
+    for grid in grids:
+        rule = ["---"] * grid.labels + ["---:"] * (len(grid.header) - grid.labels)
+        lines = [_markdown_row([_plain(title) for title in grid.header]), _markdown_row(rule)]
+        lines += [_markdown_row([_starred(word) for word in row]) for row in grid.body]
+        notes = "\n".join(f"- {_plain(note)}" for note in grid.notes)
+        parts.append(f"### {_plain(grid.title)}\n\n" + "\n".join(lines) + f"\n\n{notes}\n")
+    return "\n".join(parts)
+
+
+def _markdown_row(words: list[str]) -> str:
+    return "| " + " | ".join(words) + " |"
+
+
+def _starred(word: Word) -> str:
+    text = _plain(word.text)
+    return (f"**{text}**" if word.strong else text) + word.mark
+
+
+def _plain(text: str) -> str:
+    """Escape what Markdown or HTML would take for markup, and keep a row on one line."""
+    for sign in "\\|*`[]":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
