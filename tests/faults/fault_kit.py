@@ -19,7 +19,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Protocol, TypeAlias
 
-from harness import bench, search
+from harness import bench
+from harness.search import __main__ as search
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = Path(__file__).with_name("fault_plugin.py")

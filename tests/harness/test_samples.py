@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from harness_kit import SHA, make_record, python
 
-from harness.dimension import Dimension
-from harness.importance import Importance, importances
-from harness.samples import Sample, Search, find_samples, pareto, ranked, read_searches, write_search
-from harness.search_plot import draw_search
-from harness.search_report import best_toml, samples_grid
+from harness.search.importance import Importance, importances
+from harness.search.plot import draw_search
+from harness.search.report import best_toml, samples_grid
+from harness.search.samples import Sample, find_samples, pareto, ranked
+from harness.search.search import Search, read_searches, write_search
+from harness.search.space import Dimension
 
 SEARCH = Search(
     model="vit_x",

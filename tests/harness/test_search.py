@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from harness_kit import Outcome, flat_folder, records_of, run_bench, run_here
 
-from harness import search
+from harness.search import __main__ as search
 from methods.contracts import Backend
 from methods.registry import BACKENDS
 

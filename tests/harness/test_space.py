@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.dimension import Dimension, Space
 from harness.inputs import plugins as catalog
-from harness.propose import Halving, grid_points, propose
-from harness.space import read_space, start_point
+from harness.search.proposals import Halving, grid_points, propose
+from harness.search.space import Dimension, Space
+from harness.search.space_file import read_space, start_point
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 

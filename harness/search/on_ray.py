@@ -13,17 +13,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from harness.dimension import Settings
-from harness.execute.ray_session import connect
+from harness.execute.ray_session import StopOnFatal, Unsaved, connect
 from harness.inputs import plugins as catalog
 from harness.inputs.seeds import derived_seed
-from harness.propose import distributions, sampler
 from harness.report.metrics import METRICS
-from harness.search_run import Outcome, SearchRun, Told, measure, next_point
+from harness.search.measure import Outcome, SearchRun, Told, measure, next_point
+from harness.search.proposals import distributions, sampler
+from harness.search.space import Settings
 from methods.errors import UsageError
 
 # isort: split
-import ray  # after `ray_tune`, which sets the environment it reads
+import ray  # after `ray_session`, which sets the environment it reads
 from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler
@@ -54,7 +54,7 @@ def execute(run: SearchRun, told: Told) -> None:
             storage_path=str(storage),
             failure_config=tune.FailureConfig(max_failures=1),
             callbacks=[watch],
-            stop=_StopOnFatal(watch),
+            stop=StopOnFatal(watch),
             verbose=0,
         ),
     )
@@ -148,16 +148,13 @@ class _Optuna(OptunaSearch):  # type: ignore[misc]
         """Restore nothing, see `save`."""
 
 
-class _Watch(TrialProgressCallback):  # type: ignore[misc]
+class _Watch(Unsaved, TrialProgressCallback):  # type: ignore[misc]
     """Passes on what samples gave, in place of Tune's own printing, and keeps why the run must stop."""
 
     def __init__(self, run: SearchRun, told: Told) -> None:
         super().__init__()
         self.run, self.told = run, told
         self.fatal: str | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -178,21 +175,3 @@ class _Watch(TrialProgressCallback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Pass on that a sample's process died."""
         self.told(Outcome(trial.config["point"], 0, None, "the worker process died"))
-
-
-class _StopOnFatal(tune.Stopper):  # type: ignore[misc]
-    """Stops all trials once one has found that the run must stop."""
-
-    def __init__(self, watch: _Watch) -> None:
-        self.watch = watch
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Stop no single trial."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Stop everything after a fatal report."""
-        return self.watch.fatal is not None

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from harness.dimension import GRID_POINTS, Dimension, Settings, Space
 from harness.plan.settings import Overrides, checked_value, read_tables
+from harness.search.space import GRID_POINTS, Dimension, Settings, Space
 from methods.contracts import Backend, Method
 from methods.errors import UsageError, unknown_name
 

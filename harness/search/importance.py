@@ -10,7 +10,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.samples import Sample, Search, figures
+from harness.search.samples import Sample, figures
+from harness.search.search import Search
 
 _FEWEST, _TREES, _SHUFFLES = 4, 50, 5
 Importance: TypeAlias = tuple[float | None, float | None]

@@ -2,9 +2,9 @@
 
 Tries settings of a method and a backend, the defaults first, and leaves a table, a plot and `best.toml` for
 `harness.bench --config` in `RESULTS/search/<label>/`. Every sample is a few ordinary cells with their own records, one
-per seed; which records belong to a search follows from its description there (`harness.samples`), so the same command
-goes on where a killed one stopped. By default neither a label nor a real image is seen: samples are compared by how
-often the quantized model agrees with its floating-point self on procedural images.
+per seed; which records belong to a search follows from its description there (`harness.search.samples`), so the same
+command goes on where a killed one stopped. By default neither a label nor a real image is seen: samples are compared
+by how often the quantized model agrees with its floating-point self on procedural images.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.command import run_command
 from harness.options import add_data_options, add_run_options, positive
+from harness.search.measure import SearchRun, Told, run_here
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.search_run import Outcome, SearchRun
+    from harness.search.measure import Outcome
+
 
 _EXAMPLES = """a space file, which replaces ranges the method and the backend declare, or adds settings to them:
   [spdfq]
@@ -91,8 +94,8 @@ def main(words: list[str] | None = None) -> int:
 def _search(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from harness.samples import read_searches, write_search
-    from harness.search_report import report
+    from harness.search.report import report
+    from harness.search.search import read_searches, write_search
     from methods.errors import UsageError
 
     console = Console()
@@ -103,7 +106,7 @@ def _search(arguments: argparse.Namespace) -> int:
         for folder, search in searches.items():
             report(search, folder, arguments.results, console)
         return 0
-    from harness.search_setup import read_search_run
+    from harness.search.arguments import read_search_run
 
     run = read_search_run(arguments)
     if arguments.plan:
@@ -117,7 +120,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 def _run(run: SearchRun, console: Console) -> int:
     """Measure the samples, a line for each; returns how many failed."""
-    from harness.search_run import run_search
+    pass
 
     start, done, failed = time.monotonic(), 0, 0
 
@@ -135,8 +138,8 @@ def _print_plan(run: SearchRun, console: Console) -> None:
     """Print the space, how much is there already, and the cells of one sample."""
     from harness.planview import print_plan
     from harness.report.formats.console import print_table
-    from harness.search_report import space_grid
-    from harness.search_run import plan_of
+    from harness.search.measure import plan_of
+    from harness.search.report import space_grid
 
     print_table(space_grid(run.search), console)
     console.print(f"{run.samples} samples, {len(run.known)} of them begun. The cells of the first:", highlight=False)
@@ -145,3 +148,11 @@ def _print_plan(run: SearchRun, console: Console) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def run_search(run: SearchRun, told: Told) -> None:
+    """Measure the samples; raises UsageError when a trial finds that the run must stop."""
+    if run.settings.executor == "ray":
+        import_module("harness.search.on_ray").execute(run, told)
+    else:
+        run_here(run, told)

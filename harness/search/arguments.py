@@ -9,14 +9,15 @@ from harness.inputs.image_sets import SEARCH_LEAVES, open_images
 from harness.inputs.zoo import ModelEntry, select_models
 from harness.plan.jobs import Request
 from harness.plan.settings import changed_settings
-from harness.propose import check_search
 from harness.record.records import load_records
 from harness.report.metrics import find_metric
 from harness.request import plugins, read_request, run_settings
-from harness.samples import Search, find_samples
-from harness.search_images import rungs, search_source, shared_images
-from harness.search_run import SearchRun, plan_of
-from harness.space import read_space, start_point
+from harness.search.images import rungs, search_source, shared_images
+from harness.search.measure import SearchRun, plan_of
+from harness.search.proposals import check_search
+from harness.search.samples import find_samples
+from harness.search.search import Search
+from harness.search.space_file import read_space, start_point
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 

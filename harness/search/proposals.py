@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from harness.dimension import Dimension, Settings, Space
 from harness.inputs.seeds import derived_seed
+from harness.search.space import Dimension, Settings, Space
 from methods.errors import UsageError
 
 if TYPE_CHECKING:

@@ -10,16 +10,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.dimension import value_text
-from harness.importance import Importance, importances
 from harness.record.files import write_atomically
 from harness.record.records import load_records
 from harness.report.formats.console import print_table
 from harness.report.formats.markdown import markdown
 from harness.report.metrics import METRICS
 from harness.report.text_table import Grid, Word
-from harness.samples import Sample, Search, figures, find_samples, pareto, ranked
-from harness.search_plot import draw_search
+from harness.search.importance import Importance, importances
+from harness.search.plot import draw_search
+from harness.search.samples import Sample, figures, find_samples, pareto, ranked
+from harness.search.search import Search
+from harness.search.space import value_text
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,24 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import TypeAlias
 
-from harness.dimension import Settings, value_text
 from harness.execute import local
 from harness.execute.resources import Resources
 from harness.plan.jobs import Job, Request, RunSettings
 from harness.plan.plan import Plan, make_plan
-from harness.propose import Halving, propose
 from harness.record.records import Record, read_record, record_path
-from harness.samples import Search, figures, find_samples
+from harness.search.proposals import Halving, propose
+from harness.search.samples import figures, find_samples
+from harness.search.search import Search
+from harness.search.space import Settings, value_text
 from methods.errors import UsageError
 
 
 @dataclass(frozen=True)
 class SearchRun:
     """A search and how to go through it. request: its cells at the defaults; known: points that records hold, in the
-    order they were begun; samples: how many in all; kind, seed: of `harness.propose`."""
+    order they were begun; samples: how many in all; kind, seed: of `harness.search.proposals`."""
 
     search: Search
     request: Request
@@ -62,15 +62,8 @@ Told: TypeAlias = Callable[[Outcome], None]
 """Called with what each sample gave."""
 
 
-def run_search(run: SearchRun, told: Told) -> None:
-    """Measure the samples; raises UsageError when a trial finds that the run must stop."""
-    if run.settings.executor == "ray":
-        import_module("harness.executors.ray_search").execute(run, told)
-    else:
-        _run_here(run, told)
-
-
-def _run_here(run: SearchRun, told: Told) -> None:
+def run_here(run: SearchRun, told: Told) -> None:
+    """Measure sample after sample in this process, stopping bad ones early where the search asks for it."""
     search, halving = run.search, Halving()
     history: list[tuple[Settings, tuple[float, ...] | None]] = []
     while (point := next_point(run, history)) is not None:

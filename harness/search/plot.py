@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.importance import Importance
 from harness.report.metrics import METRICS
-from harness.samples import Sample, Search, figures
+from harness.search.importance import Importance
+from harness.search.samples import Sample, figures
+from harness.search.search import Search
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
