@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from harness_kit import make_record
 
-from harness.busy import list_schedule, schedule_of
+from harness.perf.scheduling import list_schedule, schedule_of
 
 
 @pytest.mark.parametrize(

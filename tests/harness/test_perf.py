@@ -9,12 +9,13 @@ import torch
 from harness_kit import run_here
 from torch import Tensor, nn
 
-from harness import evaluation_timer, perf
-from harness.evaluation_timer import time_evaluation
 from harness.inputs import plugins as catalog
 from harness.inputs.weights import find_weights, load_model
 from harness.inputs.zoo import ENTRIES
-from harness.step_timer import StepTimer
+from harness.perf import __main__ as perf
+from harness.perf import evaluation as evaluation_timer
+from harness.perf.evaluation import time_evaluation
+from harness.perf.steps import StepTimer
 from methods.quant.bits import Bits
 from methods.quant.quantizers import Quantizer
 from methods.registry import BACKENDS

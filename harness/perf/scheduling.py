@@ -72,7 +72,7 @@ def _sleeper(number: int, seconds: float) -> CellJob:
 
 def occupied(count: int, seconds: float, workers: int, gpus: int) -> float:
     """Run jobs that sleep on so many workers; returns the seconds from the first one's start to the last one's end."""
-    from harness.execute import ray_tune
+    from harness.execute import ray_session, ray_tune
     from harness.execute.resources import Resources
     from harness.plan.jobs import RunSettings
 
@@ -80,7 +80,7 @@ def occupied(count: int, seconds: float, workers: int, gpus: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         settings = RunSettings(Path(folder), "cpu", 1, False, "ray", "", None, uuid.uuid4().hex)
         resources = Resources(1, float(gpus > 0))
-        ray_tune.connect(resources, num_cpus=workers, num_gpus=gpus)
+        ray_session.connect(resources, num_cpus=workers, num_gpus=gpus)
         jobs: list[Job] = [_sleeper(number, seconds) for number in range(count)]
         ray_tune.execute(jobs, settings, clock, resources, _sleep)
     return clock.seconds

@@ -13,16 +13,12 @@ FP32 model with the same attention implementation, and the quantization itself o
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from harness.command import run_command
 from harness.options import positive
-
-if TYPE_CHECKING:
-    from harness.inputs.zoo import ModelEntry
+from harness.perf.steps import step_lines
 
 _EXAMPLES = """examples:
   python -m harness.perf
@@ -34,67 +30,6 @@ _EXAMPLES = """examples:
   python -m harness.perf --scheduling
   python -m harness.perf --schedule-of results/digits --workers 2
 """
-
-
-_COLUMNS = ["model method precision", "views", "step, s", "floor, s", "ratio", "peak, MiB", "full, min"]
-
-_NOTES = [
-    "views: whole images and regions passed through the model in the last step; full: minutes of a synthesis with all "
-    "the method's settings, extrapolated from the seconds per view seen.",
-]
-
-
-def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Run a few steps of a method on a model and return a line of the table."""
-    import torch
-
-    from harness.inputs.seeds import generator
-    from harness.inputs.weights import find_weights, image_space, load_model
-    from harness.step_timer import WARM_UP, StepTimer
-    from harness.trial.meter import metered
-    from methods.contracts import SynthesisContext
-    from methods.registry import METHODS
-
-    maker, full = METHODS.get(method), _config(entry, method, precision, arguments)
-    device, space = torch.device(arguments.device), image_space(entry)
-    model = load_model(entry, find_weights(entry, arguments.weights)).to(device)
-    timer = StepTimer(model, space.shape, device, precision)
-    context = SynthesisContext(
-        space, entry.classes, generator(0, "perf"), device, timer.report, micro_batch=arguments.micro_batch
-    )
-    config = dataclasses.replace(full, images=arguments.images, iterations=arguments.steps + WARM_UP)
-    with metered(device) as meter:
-        maker.synthesize(model, config, context)
-    timer.close()
-    step, floor, ratio = timer.medians()
-    minutes = step / timer.views * maker.image_passes(full) / 60
-    figures = [f"{step:.3f}", f"{floor:.3f}", f"{ratio:.2f}", f"{meter.peak_mb:.0f}", f"{minutes:.1f}"]
-    return (f"{entry.name} {method} {precision}", str(timer.views), *figures)
-
-
-def _config(entry: ModelEntry, method: str, precision: str, arguments: argparse.Namespace) -> Any:
-    """Return the method's config for the model; raises UsageError for one that does not optimise pixels."""
-    from harness.plan.settings import effective_config, read_overrides, with_precision
-    from methods.errors import UsageError
-    from methods.registry import METHODS
-
-    overrides = with_precision(read_overrides(None, arguments.set), [method], precision)
-    config = effective_config(METHODS.get(method), entry.name, overrides)
-    if not hasattr(config, "iterations"):
-        raise UsageError(f"The method {method!r} takes no steps, there is nothing to time.")
-    return config
-
-
-def _lines(arguments: argparse.Namespace) -> list[tuple[str, ...]]:
-    """Measure every synthesis asked for."""
-    from harness.inputs.zoo import select_models
-
-    return [
-        measure(entry, method, precision, arguments)
-        for entry in select_models(arguments.models.split(","))
-        for method in arguments.methods.split(",")
-        for precision in arguments.precision.split(",")
-    ]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -140,7 +75,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _scheduling(arguments: argparse.Namespace) -> int:
-    from harness.busy import schedule_of, scheduling
+    from harness.perf.scheduling import schedule_of, scheduling
     from harness.record.records import load_records
     from methods.errors import UsageError
 
@@ -161,7 +96,7 @@ def _perf(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from harness.inputs import plugins as catalog
-    from harness.perf_backends import COLUMNS, NOTES, evaluation_lines
+    from harness.perf.evaluation import COLUMNS, NOTES, evaluation_lines
     from harness.record.files import write_atomically
     from harness.report.formats.console import print_table
     from harness.report.formats.markdown import markdown
@@ -175,10 +110,10 @@ def _perf(arguments: argparse.Namespace) -> int:
     if arguments.device == "cuda":
         where = f"{torch.cuda.get_device_name()}, torch {library_versions()['torch']}"
     title = f"Synthesis step against the bare forward + backward pass, {arguments.images} images"
-    columns, notes = _COLUMNS, _NOTES
+    columns, notes = COLUMNS, NOTES
     if arguments.backends:
         title, columns, notes = f"Quantization on {arguments.images} images, evaluation against FP32", COLUMNS, NOTES
-    lines = evaluation_lines(arguments) if arguments.backends else _lines(arguments)
+    lines = evaluation_lines(arguments) if arguments.backends else step_lines(arguments)
     rows = [[Word(word) for word in line] for line in lines]
     settings = "".join(f", {assignment}" for assignment in arguments.set)
     grid = Grid(title + settings, columns, rows, [*notes, where])
