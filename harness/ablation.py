@@ -13,8 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.command import run_command
-from harness.options import add_data_options, add_run_options
+from harness.cli.command import add_data_options, add_run_options, run_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,11 +78,10 @@ def _ablate(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, console: Console) -> int:
     """Run the rows' cells that are missing and show the table of all."""
+    from harness.cli.arguments import read_request, run_settings
+    from harness.cli.run import print_plan, run_plan
     from harness.plan.plan import make_plan
-    from harness.planview import print_plan
     from harness.record.records import read_record, record_path
-    from harness.request import read_request, run_settings
-    from harness.run import run_plan
     from methods.errors import UsageError
     from methods.registry import METHODS
 

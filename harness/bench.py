@@ -10,8 +10,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from harness.command import run_command
-from harness.options import add_data_options, add_run_options
+from harness.cli.command import add_data_options, add_run_options, run_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,9 +64,9 @@ def main(words: list[str] | None = None) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from harness.cli.arguments import read_request, run_settings
+    from harness.cli.run import run_plan
     from harness.plan.plan import make_plan
-    from harness.request import read_request, run_settings
-    from harness.run import run_plan
 
     console = Console()
     if arguments.list:
@@ -77,7 +76,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     settings, resources = run_settings(arguments, request)
     plan = make_plan([request], settings.results)
     if arguments.plan:
-        from harness.planview import print_plan
+        from harness.cli.run import print_plan
 
         print_plan(plan, settings, console)
         return 0
@@ -87,8 +86,8 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace, console: Console) -> None:
+    from harness.cli.listing import LISTS
     from harness.inputs import plugins as catalog
-    from harness.listing import LISTS
     from harness.report.formats.console import print_table
 
     catalog.load(arguments.plugin)

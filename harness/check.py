@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from harness.command import run_command
+from harness.cli.command import run_command
 from harness.record.folders import folders_with_records
 from harness.record.schema import problems_of
 from methods.errors import UsageError

@@ -10,7 +10,7 @@ import argparse
 import math
 import sys
 
-from harness.command import run_command
+from harness.cli.command import run_command
 from harness.report.changes import VERDICTS, changes, changes_grid, only_in_one, rows_of
 from methods.errors import UsageError
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from harness.command import run_command
+from harness.cli.command import run_command
 from harness.record.files import check_writable, write_atomically
 from harness.record.folders import folders_with_records, load_finished
 from methods.errors import UsageError

@@ -16,8 +16,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.command import run_command
-from harness.options import positive
+from harness.cli.command import positive, run_command
 from harness.perf.steps import step_lines
 
 _EXAMPLES = """examples:

@@ -16,8 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.command import run_command
-from harness.options import add_data_options, add_run_options, positive
+from harness.cli.command import add_data_options, add_run_options, positive, run_command
 from harness.search.measure import SearchRun, Told, run_here
 
 if TYPE_CHECKING:
@@ -136,7 +135,7 @@ def _run(run: SearchRun, console: Console) -> int:
 
 def _print_plan(run: SearchRun, console: Console) -> None:
     """Print the space, how much is there already, and the cells of one sample."""
-    from harness.planview import print_plan
+    from harness.cli.run import print_plan
     from harness.report.formats.console import print_table
     from harness.search.measure import plan_of
     from harness.search.report import space_grid

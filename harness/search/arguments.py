@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from harness.cli.arguments import plugins, read_request, run_settings
 from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import SEARCH_LEAVES, open_images
 from harness.inputs.zoo import ModelEntry, select_models
@@ -11,7 +12,6 @@ from harness.plan.jobs import Request
 from harness.plan.settings import changed_settings
 from harness.record.records import load_records
 from harness.report.metrics import find_metric
-from harness.request import plugins, read_request, run_settings
 from harness.search.images import rungs, search_source, shared_images
 from harness.search.measure import SearchRun, plan_of
 from harness.search.proposals import check_search

@@ -1,0 +1,130 @@
+"""Run a plan: hand its jobs to the executor and show how it goes."""
+
+from __future__ import annotations
+
+import time
+from importlib import import_module
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from harness.plan.estimate import cost
+from harness.plan.jobs import Job, RunSettings, SynthesisJob
+from harness.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from harness.execute.resources import Resources
+
+
+_EXECUTORS = {"ray": "ray_tune", "local": "local"}
+
+
+def run_plan(plan: Plan, settings: RunSettings, resources: Resources, console: Console) -> dict[str, str]:
+    """Run the plan's jobs and return the errors of those that failed, by label; nothing left to do starts nothing.
+
+    Only the executor asked for is imported, so that `local` works where Ray is not installed.
+    """
+    for problem in plan.damaged:
+        console.print(f"Not counted, measured again: {problem}.", markup=False, highlight=False, soft_wrap=True)
+    if not plan.jobs:
+        return {}
+    executor = import_module(f"harness.execute.{_EXECUTORS[settings.executor]}")
+    with ProgressTable(plan.jobs, console) as table:
+        executor.execute(plan.jobs, settings, table, resources)
+    for label, error in table.failures.items():
+        console.print(f"Failed: {label}: {error}", markup=False, style="red")
+    return table.failures
+
+
+def print_plan(plan: Plan, settings: RunSettings, console: Console) -> None:
+    """Print the cells and the estimate; runs nothing and writes nothing."""
+    table = Table(title="Plan", title_justify="left")
+    for column in ("model", "method", "backend", "bits", "seed", "synthesis", "cell"):
+        table.add_column(column)
+    for job in plan.cells:
+        cell = job.cell
+        state = "recorded" if job.key in plan.recorded else "to run"
+        images = "cached" if job.cached else "-" if state == "recorded" else "to make"
+        table.add_row(cell.model, cell.method, cell.backend, cell.bits, str(cell.seed), images, state)
+    console.print(table)
+    syntheses = sum(isinstance(job, SynthesisJob) for job in plan.jobs)
+    costs = [cost(job, settings.threads, settings.device == "cuda") for job in plan.jobs]
+    console.print(
+        f"{len(plan.cells)} cells, {len(plan.recorded)} recorded; {syntheses} syntheses and "
+        f"{len(plan.cells) - len(plan.recorded)} cells to run."
+    )
+    if costs:
+        console.print(
+            f"Roughly {sum(c.seconds for c in costs) / 60:.1f} minutes of one trial after the other on "
+            f"{settings.threads} CPU threads{' and a GPU' if settings.device == 'cuda' else ''}, "
+            f"{max(c.peak_mb for c in costs) / 1024:.1f} GiB of memory per trial."
+        )
+
+
+class ProgressTable:
+    """A listener that draws a live table; use it as a context manager around a run."""
+
+    def __init__(self, jobs: list[Job], console: Console) -> None:
+        self.console = console
+        self.failures: dict[str, str] = {}
+        self._start = time.monotonic()
+        self._total, self._done = len(jobs), 0
+        self._tasks: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            TextColumn("[cyan]{task.fields[stage]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._all = self._progress.add_task("[bold]all jobs", total=len(jobs), stage="")
+
+    def __enter__(self) -> ProgressTable:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def started(self, job: Job) -> None:
+        """Add a line for a job (a restarted job keeps its line)."""
+        if job.key not in self._tasks:
+            self._tasks[job.key] = self._progress.add_task(job.label(), total=None, stage="starting")
+
+    def progressed(self, job: Job, stage: str, done: int, total: int) -> None:
+        """Move a job's bar."""
+        self._progress.update(self._tasks[job.key], stage=stage, completed=done, total=total)
+
+    def finished(self, job: Job, error: str | None) -> None:
+        """Take a job's line away; keep its error."""
+        if job.key in self._tasks:
+            self._progress.remove_task(self._tasks.pop(job.key))
+        self._done += 1
+        self._progress.update(self._all, completed=self._done)
+        if error is not None:
+            self.failures[job.label()] = error
+        if not self.console.is_terminal or error is not None:
+            outcome = "done" if error is None else f"failed: {error}"
+            seconds = time.monotonic() - self._start
+            self.console.print(
+                f"[{self._done}/{self._total}] {seconds:6.0f} s  {job.label()}: {outcome}",
+                markup=False,
+                highlight=False,
+            )
