@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from methods.quant.bits import Bits
+from methods.bits import Bits
 
 Report: TypeAlias = Callable[[int, int], None]
 """Called with (steps done, steps in all); must be cheap."""

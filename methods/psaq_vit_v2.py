@@ -19,13 +19,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from methods.bits import Bits
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.loop import Jitter, LoopSettings, from_noise
 from methods.losses import total_variation, variation_target
 from methods.patch_entropy import PatchEntropy
 from methods.patch_similarity import DensityLaw
-from methods.quant.bits import Bits
 from methods.student import Student
 
 

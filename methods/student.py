@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from methods.quant.bits import Bits
+from methods.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.min_max import MIN_MAX
 from methods.quant.swap import insert_quantizers, quantized_layers

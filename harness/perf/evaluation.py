@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from methods.bits import Bits
     from methods.contracts import Backend
-    from methods.quant.bits import Bits
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def measure(entry: ModelEntry, backend: str, bits: str, arguments: argparse.Name
     from harness.inputs.weights import find_weights, image_space, load_model
     from harness.plan.settings import effective_config, read_overrides
     from harness.trial.evaluate import BATCH
-    from methods.quant.bits import Bits
+    from methods.bits import Bits
     from methods.registry import BACKENDS
 
     maker, device = BACKENDS.get(backend), torch.device(arguments.device)

@@ -61,7 +61,7 @@ def _sleeper(number: int, seconds: float) -> CellJob:
     from harness.inputs.zoo import ENTRIES
     from harness.plan.jobs import CellJob, Subject
     from harness.record.cells import Cell, Identity
-    from methods.quant.bits import Bits
+    from methods.bits import Bits
 
     [entry, *_] = ENTRIES.values()
     cell = Cell(entry.name, "", "", "w4a4", number, {})

@@ -15,7 +15,7 @@ from harness.inputs.weights import Weights
 from harness.inputs.zoo import ModelEntry
 from harness.plan.settings import Overrides
 from harness.record.cells import Cell, Identity
-from methods.quant.bits import Bits
+from methods.bits import Bits
 
 
 @dataclass(frozen=True)

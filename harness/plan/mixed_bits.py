@@ -21,8 +21,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from methods.bits import Bits
 from methods.errors import UsageError, unknown_name
-from methods.quant.bits import Bits
 
 if TYPE_CHECKING:
     from torch import nn

@@ -15,7 +15,7 @@ import re
 from typing import Any, TypeGuard
 
 from harness.record.cells import recorded_key
-from methods.quant.bits import digest
+from methods.bits import digest
 
 SCHEMA = 1
 _FIELDS = {"schema", "key", "status", "cell", "metrics", "stages", "versions", "provenance", "error"}

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from methods.augmentation import with_views
 from methods.backends import repq
 from methods.backends.erq import ErqConfig, reduce_errors
+from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
-from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.layers import QuantizedLayer
 from methods.quant.learning import Learning, check_choices

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from methods.backends.repq import reparameterized
+from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
-from methods.quant.bits import Bits
 from methods.quant.layers import QuantizedLayer
 from methods.quant.ridge import Moments, round_by_halves
 from methods.quant.swap import fold_weights, quantized_layers

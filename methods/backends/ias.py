@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from methods.backends import repq
+from methods.bits import FLOAT, Bits
 from methods.contracts import Backend, QuantizationContext, Report
 from methods.errors import UsageError
-from methods.quant.bits import FLOAT, Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.learning import Learning
 from methods.quant.ranges import WEIGHT_PERCENTILES, PercentileRange

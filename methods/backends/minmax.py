@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import unknown_name
-from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.every_tensor import fold_embeddings, insert_everywhere
 from methods.quant.min_max import MIN_MAX

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
-from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.logarithmic import LogSqrt2Quantizer
 from methods.quant.ranges import ACTIVATION_PERCENTILES, PercentileRange

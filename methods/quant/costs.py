@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from methods.quant.bits import FLOAT
+from methods.bits import FLOAT
 from methods.quant.quantizers import Quantizer
 from methods.quant.swap import describe, named_attentions, product_layers
 

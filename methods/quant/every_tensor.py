@@ -19,8 +19,8 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from methods.architecture import check_supported
+from methods.bits import FLOAT, Bits
 from methods.errors import UsageError
-from methods.quant.bits import FLOAT, Bits
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers import Quantizer
 from methods.quant.swap import Maker, made, named_attentions, product_layers, replace

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from methods.architecture import activated_layers, attention_modules, check_supported, normed_layers
-from methods.quant.bits import FLOAT, Bits
+from methods.bits import FLOAT, Bits
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers import Quantizer
 

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from methods.bits import Bits
 from methods.contracts import Backend, Method, QuantizationContext, SynthesisContext, SyntheticImages
-from methods.quant.bits import Bits
 from methods.registry import BACKENDS, METHODS
 
 CONTROL = "FAULTS_CONTROL"

@@ -13,8 +13,8 @@ from harness.inputs.weights import find_weights, image_space, load_model
 from harness.inputs.zoo import ENTRIES
 from harness.trial.evaluate import logits_of, metrics
 from methods import BACKENDS
+from methods.bits import Bits
 from methods.contracts import QuantizationContext
-from methods.quant.bits import Bits
 
 DATA, WEIGHTS = os.environ.get("DFQ_DATA"), os.environ.get("DFQ_WEIGHTS")
 pytestmark = [

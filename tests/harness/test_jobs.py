@@ -10,7 +10,7 @@ from harness.inputs.weights import Weights
 from harness.inputs.zoo import ENTRIES
 from harness.plan.jobs import CellJob, Job, ReferenceJob, Subject, SynthesisJob
 from harness.record.cells import Cell, Identity
-from methods.quant.bits import Bits
+from methods.bits import Bits
 
 SUBJECT = Subject(ENTRIES["vit_digits"], Weights(Path("file"), "sha"))
 DATA = DataSource("digits")

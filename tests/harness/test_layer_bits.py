@@ -12,8 +12,8 @@ from harness_kit import TINY, Outcome, records_of, run_bench, run_here, run_lead
 
 from harness import check
 from harness.plan.mixed_bits import read_bits
+from methods.bits import Bits
 from methods.errors import UsageError
-from methods.quant.bits import Bits
 
 PLAN = """default = "w4a4"
 [layers]

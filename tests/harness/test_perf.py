@@ -16,7 +16,7 @@ from harness.perf import __main__ as perf
 from harness.perf import evaluation as evaluation_timer
 from harness.perf.evaluation import time_evaluation
 from harness.perf.steps import StepTimer
-from methods.quant.bits import Bits
+from methods.bits import Bits
 from methods.quant.quantizers import Quantizer
 from methods.registry import BACKENDS
 

@@ -18,8 +18,8 @@ from harness.plan.jobs import CellJob, ReferenceJob, Request, Subject, Synthesis
 from harness.plan.plan import Plan, make_plan
 from harness.record.cache import Cache
 from harness.record.records import write_record
+from methods.bits import Bits
 from methods.errors import UsageError
-from methods.quant.bits import Bits
 
 catalog.load()
 

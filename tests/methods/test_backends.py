@@ -18,10 +18,10 @@ from methods.architecture import reconstruction_units
 from methods.backends import blockwise
 from methods.backends.blockwise import Blockwise, BlockwiseConfig
 from methods.backends.minmax import MinMax, MinMaxConfig
+from methods.bits import Bits
 from methods.contracts import QuantizationContext, silent
 from methods.errors import UsageError
 from methods.quant import reconstruct
-from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.layers import QuantizedLayer
 from methods.quant.swap import fold_weights, insert_quantizers

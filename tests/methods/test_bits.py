@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from methods.bits import Bits
 from methods.errors import UsageError
-from methods.quant.bits import Bits
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from methods.architecture import reconstruction_units
 from methods.backends import clamp_search
 from methods.backends.clamp_search import ClampSearch, ClampSearchConfig, contrastive_fitness, search_unit
 from methods.backends.minmax import MinMax, MinMaxConfig
+from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.errors import UsageError
-from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.evolution import Evolution, evolve
 from methods.quant.min_max import MIN_MAX

@@ -11,8 +11,8 @@ from tiny_models import noise, tiny_distilled, tiny_swin, tiny_vit
 
 from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.backends.repq import RepQ, RepQConfig
+from methods.bits import Bits
 from methods.contracts import QuantizationContext
-from methods.quant.bits import Bits
 from methods.quant.costs import Costs, costs
 
 Build = Callable[[], Any]

@@ -18,8 +18,8 @@ import spdfq  # noqa: F401
 from harness.inputs.digits import build_swin_digits, build_vit_digits
 from methods import BACKENDS
 from methods.backends.minmax import MinMaxConfig
+from methods.bits import Bits
 from methods.contracts import QuantizationContext
-from methods.quant.bits import Bits
 
 Build = Callable[[], Any]
 CASES = [(name, None) for name in BACKENDS.names()] + [("minmax", MinMaxConfig(protocol="psaq_vit"))]

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from methods.backends import erq
 from methods.backends.erq import Erq, ErqConfig
 from methods.backends.repq import reparameterized
+from methods.bits import Bits
 from methods.contracts import QuantizationContext, silent
 from methods.errors import UsageError
-from methods.quant.bits import Bits
 from methods.quant.layers import QuantizedLayer
 from methods.quant.swap import quantized_layers
 

@@ -15,9 +15,9 @@ from tiny_models import Array, affine, double, noise, symmetric_channels, tiny_s
 from torch import nn
 
 from methods.backends.minmax import MinMax, MinMaxConfig
+from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.errors import UsageError
-from methods.quant.bits import Bits
 from methods.quant.swap import describe
 
 W4A5 = Bits(4, 5)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from methods.architecture import normed_layers
 from methods.backends import ias
 from methods.backends.ias import Ias, IasConfig, exact_weights
+from methods.bits import Bits
 from methods.contracts import QuantizationContext, Report, silent
 from methods.errors import UsageError
-from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate, observing
 from methods.quant.reconstruct import reconstruct
 from methods.quant.reparameterize import reparameterize

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from methods.architecture import attention_sites
 from methods.attention_logits import Operands, attention_operands
 from methods.backends.minmax import MinMax, MinMaxConfig
+from methods.bits import Bits
 from methods.contracts import QuantizationContext, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.head_similarity import head_dissimilarity
 from methods.maskaq import MaskAQ, MaskAQConfig, MaskAQObjective
 from methods.masked_alignment import RowSample, masked_difference
 from methods.mimiq import MimiQ, MimiQConfig
-from methods.quant.bits import Bits
 
 CONFIG = MaskAQConfig(images=3, iterations=3, rounds=2, refresh=2)
 VIT, SWIN = tiny_vit(), tiny_swin()

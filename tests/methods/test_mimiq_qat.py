@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from methods.backends import mimiq_qat
 from methods.backends.mimiq_qat import MimiQQat, MimiQQatConfig
+from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.errors import UsageError
 from methods.head_distillation import Distillation, head_structure_loss, logit_loss
 from methods.loop import DivergenceError
-from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.learned_step import LearnedStepQuantizer
 from methods.quant.quantizers import Quantizer

@@ -13,8 +13,8 @@ import torch
 from tiny_models import noise, tiny_swin, tiny_vit
 
 from methods.backends.minmax import MinMax, MinMaxConfig
+from methods.bits import Bits
 from methods.contracts import QuantizationContext
-from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.costs import costs
 from methods.quant.layers import QuantizedLayer

@@ -13,10 +13,10 @@ from test_psaq_vit import SWIN, VIT, context, slow_loss
 from tiny_models import Array, affine_minmax, double, noise, symmetric_channels
 from torch import Tensor, nn
 
+from methods.bits import Bits
 from methods.contracts import SyntheticImages
 from methods.errors import UsageError
 from methods.psaq_vit_v2 import PSAQViTV2, PSAQViTV2Config, _Objective
-from methods.quant.bits import Bits
 from methods.quant.swap import quantized_layers
 from methods.quant.uniform import UniformQuantizer
 from methods.student import Student

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from methods.backends import blockwise
 from methods.backends.blockwise import Blockwise, BlockwiseConfig, loosen
+from methods.bits import Bits
 from methods.contracts import QuantizationContext, silent
 from methods.quant.adaround import AdaRoundQuantizer
-from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.drop import drawn, dropping
 from methods.quant.layers import QuantizedLayer

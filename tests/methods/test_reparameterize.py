@@ -17,7 +17,7 @@ from torch import nn
 
 from methods.architecture import normed_layers
 from methods.backends.repq import RECIPE
-from methods.quant.bits import Bits
+from methods.bits import Bits
 from methods.quant.calibrate import calibrate, observing
 from methods.quant.layers import QuantizedLayer
 from methods.quant.reparameterize import common_grid, reparameterize

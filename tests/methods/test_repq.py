@@ -14,8 +14,8 @@ from tiny_models import double, noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
 from methods.backends.repq import RepQ, RepQConfig, reparameterized
+from methods.bits import Bits
 from methods.contracts import QuantizationContext
-from methods.quant.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.min_max import MIN_MAX
 from methods.quant.quantizers import Quantizer

@@ -16,8 +16,8 @@ from tiny_models import double, noise, randomized, tiny_distilled, tiny_swin, ti
 from torch import Tensor, nn
 
 from methods.backends.blockwise import Blockwise, BlockwiseConfig
+from methods.bits import Bits
 from methods.contracts import QuantizationContext
-from methods.quant.bits import Bits
 from methods.quant.rotate import mean_keeping_rotation, rotated
 from methods.residual import residual_streams
 

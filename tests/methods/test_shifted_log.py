@@ -14,8 +14,8 @@ from torch import nn
 
 from methods.architecture import activated_layers
 from methods.backends.best import Best, BestConfig
+from methods.bits import Bits
 from methods.contracts import QuantizationContext
-from methods.quant.bits import Bits
 from methods.quant.exponents import RATES
 from methods.quant.logarithmic import LogSqrt2Quantizer
 from methods.quant.ranges import MinMaxRange

@@ -13,9 +13,9 @@ from methods.backends import repq
 from methods.backends.best import Best, BestConfig
 from methods.backends.blockwise import Blockwise, BlockwiseConfig, loosen
 from methods.backends.erq import ErqConfig, reduce_errors
+from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.errors import UsageError
-from methods.quant.bits import Bits
 from methods.quant.reconstruct import reconstruct
 from methods.quant.swap import fold_weights
 
