@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from methods.architecture import attention_sites
-from methods.attention import attention_outputs
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.loop import Jitter, LoopSettings, from_noise
 from methods.losses import soft_cross_entropy, total_variation, variation_target
+from methods.models.architecture import attention_sites
+from methods.models.attention import attention_outputs
 from methods.patch_contrast import Neighbourhood
 
 

@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from methods.architecture import check_supported
 from methods.contracts import ImageSpace, Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.loop import Jitter, LoopSettings, View, from_noise
 from methods.losses import random_classes, soft_cross_entropy, total_variation
+from methods.models.architecture import check_supported
 
 
 @dataclass(frozen=True)

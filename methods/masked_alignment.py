@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from methods.architecture import AttentionSite
-from methods.attention_logits import Operands
+from methods.models.architecture import AttentionSite
+from methods.models.attention import Operands
 
 _LEAST_VARIANCE = 1e-8
 

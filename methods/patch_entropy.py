@@ -12,8 +12,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from methods.architecture import attention_sites
-from methods.attention import attention_outputs
+from methods.models.architecture import attention_sites
+from methods.models.attention import attention_outputs
 from methods.patch_similarity import DensityLaw, patch_similarity_entropy, smallest_similarity, unit_tokens
 
 OfLogits: TypeAlias = Callable[[Tensor, slice], dict[str, Tensor]]

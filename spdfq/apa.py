@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from methods.architecture import AttentionSite, attention_sites
-from methods.attention import attention_maps
 from methods.errors import UsageError
 from methods.loop import View
+from methods.models.architecture import AttentionSite, attention_sites
+from methods.models.attention import attention_maps
 from spdfq.priors import PriorLaw
 
 

@@ -15,12 +15,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods.architecture import AttentionSite
-from methods.attention import attention_maps
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError, unknown_name
 from methods.loop import Jitter, LoopSettings, View, optimize_images
 from methods.losses import soft_cross_entropy, total_variation, variation_target
+from methods.models.architecture import AttentionSite
+from methods.models.attention import attention_maps
 from spdfq.ablation import ROWS
 from spdfq.apa import Alignment, check_movable, deep_sites, draw_priors, measured_priors
 from spdfq.defaults import defaults_for

@@ -82,7 +82,7 @@ def load_model(entry: ModelEntry, weights: Weights) -> nn.Module:
     import timm
     import torch
 
-    from methods.architecture import check_supported
+    from methods.models.architecture import check_supported
 
     torch.manual_seed(0)  # random weights are the same everywhere; loaded ones replace them all
     model = entry.build() if entry.build else timm.create_model(entry.tag, pretrained=False)

@@ -62,7 +62,7 @@ def time_evaluation(
 
 def without_fused_attention(model: nn.Module) -> nn.Module:
     """Return a copy of a model that computes its attention maps, as a model with quantized attention must."""
-    from methods.architecture import attention_modules
+    from methods.models.architecture import attention_modules
 
     plain = copy.deepcopy(model)
     for attention in attention_modules(plain):

@@ -61,7 +61,7 @@ def _bits(word: str, pattern: str, text: Any) -> Bits:
 
 def check_layers(bits: Bits, model: str, network: nn.Module) -> None:
     """Raise UsageError, naming the nearest layer, when a pattern fits no layer of a model or decides none's bits."""
-    from methods.quant.swap import layer_names
+    from methods.models.architecture import layer_names
 
     names = layer_names(network)
     fitting = {name: [pattern for pattern, _ in bits.layers if fnmatchcase(name, pattern)] for name in names}
@@ -75,7 +75,7 @@ def check_layers(bits: Bits, model: str, network: nn.Module) -> None:
 
 def recorded_bits(bits: Bits, network: nn.Module) -> dict[str, Any]:
     """Return what a record holds of mixed precision: default, patterns, and the bits of every layer they lead to."""
-    from methods.quant.swap import layer_names
+    from methods.models.architecture import layer_names
 
     table = {name: bits.of(name).default for name in layer_names(network)}
     return {"default": bits.default, "patterns": bits.patterns, "layers": table}

@@ -1,6 +1,6 @@
 """`best`: the strongest data-free combination found here, frozen: `blockwise` with parts of its peers.
 
-Residual streams are turned so that no channel stands out (`methods.quant.rotate`); then RepQ-ViT's reparameterized
+Residual streams are turned so that no channel stands out (`methods.models.rotate`); then RepQ-ViT's reparameterized
 quantizers, AdaLog's logarithmic grid behind GELU, this project's logarithm for the softmax output, whose last code is
 the mean of the tail, ERQ's regression and rounding, and a little block-wise learning, both on seven mild crops of
 every image beside it. Units learn what the floating-point unit makes of their own input: making up for the errors of

@@ -25,13 +25,13 @@ from methods.backends.erq import ErqConfig, reduce_errors
 from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
+from methods.models.rotate import rotated
 from methods.quant.calibrate import calibrate
 from methods.quant.layers import QuantizedLayer
 from methods.quant.learning import Learning, check_choices
 from methods.quant.logarithmic import Log2Quantizer, LogSqrt2Quantizer
 from methods.quant.ranges import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, PercentileRange
 from methods.quant.reconstruct import reconstruct
-from methods.quant.rotate import rotated
 from methods.quant.shift_uniform_log2 import ShiftUniformLog2Quantizer
 from methods.quant.shifted_log import ShiftedLogQuantizer
 from methods.quant.swap import Maker, Recipe, fold_weights, insert_quantizers
@@ -71,7 +71,7 @@ class BlockwiseConfig(Learning):
     attention: the softmax output's grid, `log2` (SPDFQ), `log_sqrt2` (RepQ-ViT, ERQ; one value more than its bits
     hold), `log_sqrt2_strict` (without that one), `shift_uniform_log2` (I&S-ViT) or `tail_log` (this project). gelu:
     the grid of what a GELU puts out, `uniform` or `shifted_log` (AdaLog; up to six bits). rotate: whether residual
-    streams are turned first, so that no channel stands out (`methods.quant.rotate`). views: how many crops of every
+    streams are turned first, so that no channel stands out (`methods.models.rotate`). views: how many crops of every
     image, of 70 to 100 % of its area and half of them flipped, regression and learning see beside it. Of learning, the
     paper states iterations (100; 0 stops before learning) and learning_rate (4e-5).
     """

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from methods.architecture import reconstruction_units
 from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
+from methods.models.architecture import reconstruction_units
 from methods.quant.calibrate import calibrate
 from methods.quant.evolution import Evolution, evolve
 from methods.quant.min_max import MIN_MAX

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from methods.bits import FLOAT
+from methods.models.architecture import named_attentions, product_layers
 from methods.quant.quantizers import Quantizer
-from methods.quant.swap import describe, named_attentions, product_layers
+from methods.quant.swap import describe
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from methods.architecture import check_supported
 from methods.bits import FLOAT, Bits
 from methods.errors import UsageError
+from methods.models.architecture import check_supported, named_attentions, product_layers
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers import Quantizer
-from methods.quant.swap import Maker, made, named_attentions, product_layers, replace
+from methods.quant.swap import Maker, made, replace
 
 _HANDED_ON = ("qkv", "proj", "fc2", "reduction", "head", "head_dist", "head.fc")
 """Layers whose output is quantized; behind the others stands an activation that is quantized instead."""

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from methods.architecture import reconstruction_units
 from methods.contracts import Report
+from methods.models.architecture import reconstruction_units
 from methods.quant.adaround import AdaRoundQuantizer, beta, learned_rounding
 from methods.quant.drop import dropping
 from methods.quant.layers import QuantizedLayer

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from methods.architecture import normed_layers
+from methods.models.architecture import normed_layers
 from methods.quant.layers import QuantizedLayer
 from methods.quant.uniform import OffsetQuantizer, UniformQuantizer
 

@@ -15,8 +15,14 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from methods.architecture import activated_layers, attention_modules, check_supported, normed_layers
 from methods.bits import FLOAT, Bits
+from methods.models.architecture import (
+    activated_layers,
+    check_supported,
+    named_attentions,
+    normed_layers,
+    product_layers,
+)
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers import Quantizer
 
@@ -95,23 +101,6 @@ def insert_quantizers(model: nn.Module, bits: Bits, recipe: Recipe) -> nn.Module
         attention.attn_drop = recipe.attention(width)
         attention.fused_attn = False
     return quantized
-
-
-def product_layers(model: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d]]:
-    """Return the linear and convolution layers of a model with their names."""
-    return [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-
-
-def named_attentions(model: nn.Module) -> list[tuple[str, Any]]:
-    """Return the attention modules of a model with their names."""
-    found = {id(module) for module in attention_modules(model)}
-    return [(name, module) for name, module in model.named_modules() if id(module) in found]
-
-
-def layer_names(model: nn.Module) -> list[str]:
-    """Return the names bits can be given to: layers, and attention modules for the operands of their products."""
-    known = {name for name, _ in (*product_layers(model), *named_attentions(model))}
-    return [name for name, _ in model.named_modules() if name in known]
 
 
 def _operands(attention: Any, width: int, recipe: Recipe) -> list[nn.Module]:

@@ -10,8 +10,8 @@ from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock
 from tiny_models import noise, tiny_distilled, tiny_swin, tiny_vit
 from torch import nn
 
-from methods.architecture import attention_modules, attention_sites, check_supported, reconstruction_units
 from methods.errors import UsageError
+from methods.models.architecture import attention_modules, attention_sites, check_supported, reconstruction_units
 
 VIT_UNITS = ["patch_embed", "blocks.0", "blocks.1", "head"]
 SWIN_UNITS = [

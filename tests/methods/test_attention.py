@@ -10,8 +10,8 @@ import torch
 from tiny_models import noise, tiny_distilled, tiny_swin, tiny_vit
 from torch import Tensor
 
-from methods.architecture import AttentionSite, attention_modules, attention_sites
-from methods.attention import attention_maps
+from methods.models.architecture import AttentionSite, attention_modules, attention_sites
+from methods.models.attention import attention_maps
 
 MODELS = {
     "class token": tiny_vit(),

@@ -14,13 +14,13 @@ from slow_block import block_reference
 from tiny_models import double, noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
-from methods.architecture import reconstruction_units
 from methods.backends import blockwise
 from methods.backends.blockwise import Blockwise, BlockwiseConfig
 from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext, silent
 from methods.errors import UsageError
+from methods.models.architecture import reconstruction_units
 from methods.quant import reconstruct
 from methods.quant.calibrate import calibrate
 from methods.quant.layers import QuantizedLayer

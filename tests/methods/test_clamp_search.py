@@ -13,13 +13,13 @@ import torch
 from tiny_models import noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
-from methods.architecture import reconstruction_units
 from methods.backends import clamp_search
 from methods.backends.clamp_search import ClampSearch, ClampSearchConfig, contrastive_fitness, search_unit
 from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.errors import UsageError
+from methods.models.architecture import reconstruction_units
 from methods.quant.calibrate import calibrate
 from methods.quant.evolution import Evolution, evolve
 from methods.quant.min_max import MIN_MAX

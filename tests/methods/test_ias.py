@@ -11,12 +11,12 @@ import torch
 from tiny_models import noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
-from methods.architecture import normed_layers
 from methods.backends import ias
 from methods.backends.ias import Ias, IasConfig, exact_weights
 from methods.bits import Bits
 from methods.contracts import QuantizationContext, Report, silent
 from methods.errors import UsageError
+from methods.models.architecture import normed_layers
 from methods.quant.calibrate import calibrate, observing
 from methods.quant.reconstruct import reconstruct
 from methods.quant.reparameterize import reparameterize

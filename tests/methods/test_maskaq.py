@@ -12,8 +12,6 @@ from test_mimiq import HALF, context
 from tiny_models import noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
-from methods.architecture import attention_sites
-from methods.attention_logits import Operands, attention_operands
 from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext, SynthesisContext, SyntheticImages
@@ -22,6 +20,8 @@ from methods.head_similarity import head_dissimilarity
 from methods.maskaq import MaskAQ, MaskAQConfig, MaskAQObjective
 from methods.masked_alignment import RowSample, masked_difference
 from methods.mimiq import MimiQ, MimiQConfig
+from methods.models.architecture import attention_sites
+from methods.models.attention import Operands, attention_operands
 
 CONFIG = MaskAQConfig(images=3, iterations=3, rounds=2, refresh=2)
 VIT, SWIN = tiny_vit(), tiny_swin()

@@ -15,11 +15,12 @@ from tiny_models import noise, tiny_swin, tiny_vit
 from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
+from methods.models.architecture import layer_names
 from methods.quant.calibrate import calibrate
 from methods.quant.costs import costs
 from methods.quant.layers import QuantizedLayer
 from methods.quant.min_max import MIN_MAX
-from methods.quant.swap import describe, fold_weights, layer_names, quantized_layers
+from methods.quant.swap import describe, fold_weights, quantized_layers
 
 MIXED = Bits(
     weights=4,

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from methods import loop
-from methods.architecture import attention_modules
 from methods.contracts import ImageSpace, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
+from methods.models.architecture import attention_modules
 from methods.psaq_vit import PSAQViT, PSAQViTConfig, _Objective
 
 HALF = ImageSpace(16, 16, (0.5,) * 3, (0.5,) * 3)

@@ -15,9 +15,9 @@ from timm.models.swin_transformer import SwinTransformer
 from tiny_models import Array, double, noise, randomized, tiny_distilled, tiny_swin, tiny_vit
 from torch import nn
 
-from methods.architecture import normed_layers
 from methods.backends.repq import RECIPE
 from methods.bits import Bits
+from methods.models.architecture import normed_layers
 from methods.quant.calibrate import calibrate, observing
 from methods.quant.layers import QuantizedLayer
 from methods.quant.reparameterize import common_grid, reparameterize

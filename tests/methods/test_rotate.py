@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from methods.backends.blockwise import Blockwise, BlockwiseConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
-from methods.quant.rotate import mean_keeping_rotation, rotated
-from methods.residual import residual_streams
+from methods.models.residual import residual_streams
+from methods.models.rotate import mean_keeping_rotation, rotated
 
 Build = Callable[[], Any]
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tiny_models import tiny_swin, tiny_vit
 from torch import nn
 
-from methods.architecture import activated_layers
 from methods.backends.best import Best, BestConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
+from methods.models.architecture import activated_layers
 from methods.quant.exponents import RATES
 from methods.quant.logarithmic import LogSqrt2Quantizer
 from methods.quant.ranges import MinMaxRange

@@ -12,10 +12,10 @@ from tiny_models import affine, double, noise, symmetric_channels, tiny_distille
 from torch import Tensor, nn
 
 from harness.inputs.digits import build_swin_digits, build_vit_digits
-from methods.architecture import attention_modules
 from methods.backends import blockwise
 from methods.bits import Bits
 from methods.errors import UsageError
+from methods.models.architecture import attention_modules
 from methods.quant.calibrate import calibrate
 from methods.quant.layers import QuantizedLayer
 from methods.quant.min_max import MIN_MAX

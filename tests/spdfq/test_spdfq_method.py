@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from methods import loop
-from methods.architecture import attention_modules, attention_sites
-from methods.attention import attention_maps
 from methods.contracts import ImageSpace, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
+from methods.models.architecture import attention_modules, attention_sites
+from methods.models.attention import attention_maps
 from spdfq.apa import deep_sites
 from spdfq.method import SPDFQ, SPDFQConfig
 

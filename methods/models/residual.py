@@ -14,7 +14,7 @@ from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTran
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from methods.architecture import check_supported, padded
+from methods.models.architecture import check_supported, padded
 
 _POOLS = ("token", "avg")
 """Poolings that commute with a rotation; a maximum does not."""

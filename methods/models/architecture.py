@@ -154,3 +154,20 @@ def padded(block: nn.Module) -> bool:
 
 def _shiftable(norm: nn.Module) -> bool:
     return isinstance(norm, nn.LayerNorm) and norm.elementwise_affine and norm.bias is not None
+
+
+def product_layers(model: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d]]:
+    """Return the linear and convolution layers of a model with their names."""
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+
+
+def named_attentions(model: nn.Module) -> list[tuple[str, Any]]:
+    """Return the attention modules of a model with their names."""
+    found = {id(module) for module in attention_modules(model)}
+    return [(name, module) for name, module in model.named_modules() if id(module) in found]
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Return the names bits can be given to: layers, and attention modules for the operands of their products."""
+    known = {name for name, _ in (*product_layers(model), *named_attentions(model))}
+    return [name for name, _ in model.named_modules() if name in known]

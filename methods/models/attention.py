@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from timm.layers import Attention
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
-from methods.architecture import AttentionSite
+from methods.models.architecture import AttentionSite
 
 
 @contextmanager
@@ -107,3 +107,36 @@ def _window_rows(attention: WindowAttention, query: Tensor, key: Tensor, mask: T
         scores = (scores.unflatten(0, (-1, len(mask))) + mask[None, :, None]).flatten(0, 1)
     rows: Tensor = scores.softmax(dim=-1).mean(dim=2)
     return rows
+
+
+Operands: TypeAlias = tuple[Tensor, Tensor]
+"""Query and key of a site, each [n, windows, heads, tokens, d], prefix tokens included."""
+
+
+@contextmanager
+def attention_operands(sites: Sequence[AttentionSite]) -> Iterator[list[Operands]]:
+    """Collect, during one forward pass inside the `with`, the query and key of every site, in order of computation.
+
+    They are what the product is made of: behind the norms of a site that has them, and on their grids in a
+    quantized model. The scale of attention, Swin's bias and Swin's mask are not in them.
+    """
+    found: list[Operands] = []
+    hooks = [
+        site.module.get_submodule("qkv").register_forward_hook(partial(_read_operands, site, found)) for site in sites
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _read_operands(
+    site: AttentionSite, found: list[Operands], _module: nn.Module, _arguments: Any, output: Tensor
+) -> None:
+    """Take query and key from the output of the q/k/v projection [maps, tokens, 3*heads*d]."""
+    projected = output.unflatten(-1, (3, site.heads, -1))
+    query, key = projected[:, :, 0].transpose(1, 2), projected[:, :, 1].transpose(1, 2)
+    if isinstance(site.module, Attention):
+        query, key = site.module.q_norm(query), site.module.k_norm(key)
+    found.append((query.unflatten(0, (-1, site.windows)), key.unflatten(0, (-1, site.windows))))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.residual import Reader, ResidualStream, Writer, residual_streams
+from methods.models.residual import Reader, ResidualStream, Writer, residual_streams
 
 _SEED = 0
 """Of the rotation: it depends on the width alone, not on a run's seed."""

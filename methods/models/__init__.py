@@ -1,0 +1,1 @@
+"""What is known of stock timm models: where attention, layers and residual streams are."""
