@@ -25,10 +25,11 @@ from torch.nn import functional
 
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.loop import Jitter, LoopSettings, from_noise
-from methods.losses import soft_cross_entropy, total_variation, variation_target
 from methods.models.architecture import attention_sites
 from methods.models.attention import attention_outputs
+from methods.optimisation.loop import LoopSettings, from_noise
+from methods.optimisation.losses import soft_cross_entropy, total_variation, variation_target
+from methods.optimisation.views import Jitter
 from methods.patch_contrast import Neighbourhood
 
 

@@ -2,10 +2,10 @@
 
 The dense baseline of Hu et al., "Sparse Model Inversion: Efficient Inversion of Vision Transformers for Data-Free
 Applications", ICML 2024: L = L_OH + 1e-4 V, with L_OH the cross-entropy to the class and V the total variation
-(`methods.losses`) of the images as shown, rolled along either axis and flipped. Defaults are those of the public
-code for quantization. Inferred: rolls in proportion to the size of the image, since the code knows 224 px alone;
-clamping to the box of valid pixels after every step; no rounding of the result to 8 bits; the fewer steps of the
-embedded models.
+(`methods.optimisation.losses`) of the images as shown, rolled along either axis and flipped. Defaults are those of
+the public code for quantization. Inferred: rolls in proportion to the size of the image, since the code knows 224 px
+alone; clamping to the box of valid pixels after every step; no rounding of the result to 8 bits; the fewer steps of
+the embedded models.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from methods.contracts import ImageSpace, Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.loop import Jitter, LoopSettings, View, from_noise
-from methods.losses import random_classes, soft_cross_entropy, total_variation
 from methods.models.architecture import check_supported
+from methods.optimisation.loop import LoopSettings, from_noise
+from methods.optimisation.losses import random_classes, soft_cross_entropy, total_variation
+from methods.optimisation.views import Jitter, View
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from torch.nn import functional
 
 from methods.contracts import ImageSpace, Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.loop import Jitter, LoopSettings, from_noise
-from methods.losses import random_classes, soft_cross_entropy, total_variation, variation_target
-from methods.patch_entropy import PatchEntropy
-from methods.patch_similarity import DensityLaw
+from methods.optimisation.loop import LoopSettings, from_noise
+from methods.optimisation.losses import random_classes, soft_cross_entropy, total_variation, variation_target
+from methods.optimisation.patch_entropy import PatchEntropy
+from methods.optimisation.patch_similarity import DensityLaw
+from methods.optimisation.views import Jitter
 from methods.spectrum import Ring, filtered
 
 ROUNDS = (
@@ -46,7 +47,8 @@ class FDDConfig:
     pixel values (0.20, Swin 0.25); warmup: share of a round's steps it rises over; beta1, beta2: Adam's; jitter:
     how far the largest roll grows from zero over five rounds, in half sides; flip: probability of a horizontal
     flip; distilled: share of the KL divergence in the second half of a round; pse_weight, tv_weight: of L_PSE and
-    L_TV; bandwidth, points: of the density (`methods.patch_similarity`); precision: of the forward passes.
+    L_TV; bandwidth, points: of the density (`methods.optimisation.patch_similarity`); precision: of the forward
+    passes.
     """
 
     images: int = 32

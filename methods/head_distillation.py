@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from methods.loop import DivergenceError
 from methods.models.architecture import attention_sites
 from methods.models.attention import attention_outputs
+from methods.optimisation.loop import DivergenceError
 
 _C2 = 0.03**2
 

@@ -24,15 +24,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods.augmentation import Look
 from methods.bits import Bits
 from methods.contracts import SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.loop import optimize_images
 from methods.masked_alignment import RowSample, masked_difference
 from methods.mimiq import MimiQ, MimiQConfig, MimiQObjective
 from methods.models.architecture import attention_sites
 from methods.models.attention import Operands, attention_operands
+from methods.optimisation.loop import optimize_images
+from methods.optimisation.views import Look
 from methods.quant.calibrate import calibrate
 from methods.quant.min_max import MIN_MAX
 from methods.quant.swap import insert_quantizers

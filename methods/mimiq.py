@@ -23,14 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from methods.augmentation import Look
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.head_similarity import head_dissimilarity
-from methods.loop import LoopSettings, optimize_images
-from methods.losses import soft_cross_entropy, total_variation
 from methods.models.architecture import attention_sites
 from methods.models.attention import Operands, attention_operands
+from methods.optimisation.loop import LoopSettings, optimize_images
+from methods.optimisation.losses import soft_cross_entropy, total_variation
+from methods.optimisation.views import Look
 
 
 @dataclass(frozen=True)

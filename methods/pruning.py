@@ -13,7 +13,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from methods.loop import View
+from methods.optimisation.views import View
 
 
 @contextmanager

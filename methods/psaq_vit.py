@@ -2,11 +2,11 @@
 
 Li, Ma, Chen, Xiao, Gu, "Patch Similarity Aware Data-Free Quantization for Vision Transformers", ECCV 2022:
 L = L_PSE + L_OH + 0.05 L_TV, with L_PSE minus the sum over blocks of the patch-similarity entropy
-(`methods.patch_similarity`), L_OH the cross-entropy to one random class per image and L_TV = |V - v0|
-(`methods.losses`) of the images as shown. Defaults are those of the authors' public code, which the paper leaves
-partly untold. Inferred: jitter in proportion to the size of the image, since the code knows 224 px alone; v0
-for other batches and sizes; all prefix tokens dropped where there are several; the fewer steps of the embedded
-models; clamping to the model's own pixel box, where the code has ImageNet's for every model.
+(`methods.optimisation.patch_similarity`), L_OH the cross-entropy to one random class per image and L_TV = |V - v0|
+(`methods.optimisation.losses`) of the images as shown. Defaults are those of the authors' public code, which the
+paper leaves partly untold. Inferred: jitter in proportion to the size of the image, since the code knows 224 px
+alone; v0 for other batches and sizes; all prefix tokens dropped where there are several; the fewer steps of the
+embedded models; clamping to the model's own pixel box, where the code has ImageNet's for every model.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.loop import Jitter, LoopSettings, from_noise
-from methods.losses import random_classes, soft_cross_entropy, total_variation, variation_target
-from methods.patch_entropy import PatchEntropy
-from methods.patch_similarity import DensityLaw
+from methods.optimisation.loop import LoopSettings, from_noise
+from methods.optimisation.losses import random_classes, soft_cross_entropy, total_variation, variation_target
+from methods.optimisation.patch_entropy import PatchEntropy
+from methods.optimisation.patch_similarity import DensityLaw
+from methods.optimisation.views import Jitter
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class PSAQViTConfig:
     normalized pixel values (0.20, Swin 0.25); warmup: share of a round's steps it rises over; beta1, beta2:
     Adam's; jitter: largest roll of the first round in pixels of a 224 px image, twice as far in the second
     and so on; flip: probability of a horizontal flip; pse_weight, tv_weight: of L_PSE and L_TV; bandwidth,
-    points: of the density (`methods.patch_similarity`); precision: of the forward passes.
+    points: of the density (`methods.optimisation.patch_similarity`); precision: of the forward passes.
     """
 
     images: int = 32

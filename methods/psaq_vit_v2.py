@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from methods.bits import Bits
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.loop import Jitter, LoopSettings, from_noise
-from methods.losses import total_variation, variation_target
-from methods.patch_entropy import PatchEntropy
-from methods.patch_similarity import DensityLaw
+from methods.optimisation.loop import LoopSettings, from_noise
+from methods.optimisation.losses import total_variation, variation_target
+from methods.optimisation.patch_entropy import PatchEntropy
+from methods.optimisation.patch_similarity import DensityLaw
+from methods.optimisation.views import Jitter
 from methods.student import Student
 
 
@@ -38,8 +39,8 @@ class PSAQViTV2Config:
     Adam's; jitter: largest roll of the first round in pixels of a 224 px image, twice as far in the second and so
     on; flip: probability of a horizontal flip; discrepancy_weight, pse_weight, tv_weight: of D, L_PSE and L_TV;
     student_bits: of the student (the paper's lower setting); student_rate: its learning rate; student_steps: its
-    steps between two image steps; bandwidth, points: of the density (`methods.patch_similarity`); precision: of
-    the forward passes of image steps.
+    steps between two image steps; bandwidth, points: of the density (`methods.optimisation.patch_similarity`);
+    precision: of the forward passes of image steps.
     """
 
     images: int = 32

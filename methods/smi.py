@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from methods.contracts import SynthesisContext, SyntheticImages
 from methods.dmi import DMI, DMIConfig, InversionLoss
 from methods.errors import UsageError
-from methods.loop import View
 from methods.models.architecture import attention_sites
 from methods.models.attention import attention_maps
+from methods.optimisation.views import View
 from methods.pruning import erased, followed, only_patches, strongest
 
 _LAST_POINT = 0.75

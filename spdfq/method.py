@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError, unknown_name
-from methods.loop import Jitter, LoopSettings, View, optimize_images
-from methods.losses import soft_cross_entropy, total_variation, variation_target
 from methods.models.architecture import AttentionSite
 from methods.models.attention import attention_maps
+from methods.optimisation.loop import LoopSettings, optimize_images
+from methods.optimisation.losses import soft_cross_entropy, total_variation, variation_target
+from methods.optimisation.views import Jitter, View
 from spdfq.ablation import ROWS
 from spdfq.apa import Alignment, check_movable, deep_sites, draw_priors, measured_priors
 from spdfq.defaults import defaults_for
@@ -42,7 +43,7 @@ class SPDFQConfig:
     region_schedule: `all` regions at every step or a random `one` of each image; redraw_regions: new
     regions at every step; interpolation: of the crops; eps1, eps2 (paper: 5, 10), other: the soft labels
     (`spdfq.soft_labels`); jitter: largest roll of a step, in pixels of a 224 px image, flip: probability of a
-    horizontal flip (PSAQ-ViT: 15, then 30; 0.5); precision: of the forward passes (`methods.loop`).
+    horizontal flip (PSAQ-ViT: 15, then 30; 0.5); precision: of the forward passes (`methods.optimisation.loop`).
     """
 
     images: int = 32

@@ -19,13 +19,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods.augmentation import with_views
 from methods.backends import repq
 from methods.backends.erq import ErqConfig, reduce_errors
 from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
 from methods.models.rotate import rotated
+from methods.optimisation.views import with_views
 from methods.quant.calibrate import calibrate
 from methods.quant.layers import QuantizedLayer
 from methods.quant.learning import Learning, check_choices

@@ -23,11 +23,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from methods.augmentation import random_views
 from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
 from methods.head_distillation import Distillation
+from methods.optimisation.views import random_views
 from methods.quant.calibrate import calibrate
 from methods.quant.learned_step import LearnedStepQuantizer
 from methods.quant.min_max import MIN_MAX

@@ -7,8 +7,8 @@ import tiny_models  # noqa: F401  (one thread)
 import torch
 from torch import Tensor
 
-from methods import augmentation
-from methods.augmentation import random_views, with_views
+from methods.optimisation import views as augmentation
+from methods.optimisation.views import random_views, with_views
 
 
 def seeded(seed: int = 0) -> torch.Generator:

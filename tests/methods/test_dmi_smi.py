@@ -16,7 +16,7 @@ from torch.nn import functional
 from methods.contracts import ImageSpace, SyntheticImages
 from methods.dmi import DMI, DMIConfig, InversionLoss
 from methods.errors import UsageError
-from methods.loop import View
+from methods.optimisation.views import View
 from methods.registry import METHODS
 from methods.smi import SMI, SMIConfig, _SparseLoss
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from methods.contracts import ImageSpace, silent
 from methods.errors import UsageError
-from methods.loop import DivergenceError, Jitter, LoopSettings, View, optimize_images
+from methods.optimisation.loop import DivergenceError, LoopSettings, optimize_images
+from methods.optimisation.views import Jitter, View
 
 HALF = ImageSpace(4, 4, (0.5,) * 3, (0.5,) * 3)
 IMAGENET = ImageSpace(4, 4, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

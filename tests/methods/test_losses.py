@@ -8,7 +8,7 @@ import pytest
 import tiny_models  # noqa: F401  (one thread)
 import torch
 
-from methods.losses import soft_cross_entropy, total_variation, variation_target
+from methods.optimisation.losses import soft_cross_entropy, total_variation, variation_target
 
 
 def test_total_variation_equals_a_slow_loop() -> None:

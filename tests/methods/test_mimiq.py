@@ -14,13 +14,13 @@ from tiny_models import Array, double, noise, tiny_distilled, tiny_swin, tiny_vi
 from torch import Tensor, nn
 from torch.nn import functional
 
-from methods.augmentation import Look
 from methods.contracts import ImageSpace, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.head_similarity import head_dissimilarity
 from methods.mimiq import MimiQ, MimiQConfig, MimiQObjective
 from methods.models.architecture import attention_modules, attention_sites
 from methods.models.attention import attention_operands
+from methods.optimisation.views import Look
 
 HALF = ImageSpace(16, 16, (0.5,) * 3, (0.5,) * 3)
 CONFIG = MimiQConfig(images=3, iterations=4, roll=30)

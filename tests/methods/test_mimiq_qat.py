@@ -19,7 +19,7 @@ from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.errors import UsageError
 from methods.head_distillation import Distillation, head_structure_loss, logit_loss
-from methods.loop import DivergenceError
+from methods.optimisation.loop import DivergenceError
 from methods.quant.calibrate import calibrate
 from methods.quant.learned_step import LearnedStepQuantizer
 from methods.quant.quantizers import Quantizer

@@ -11,9 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from methods import patch_similarity
 from methods.errors import UsageError
-from methods.patch_similarity import DensityLaw, patch_similarity_entropy, smallest_similarity, unit_tokens
+from methods.optimisation import patch_similarity
+from methods.optimisation.patch_similarity import (
+    DensityLaw,
+    patch_similarity_entropy,
+    smallest_similarity,
+    unit_tokens,
+)
 
 LAW = DensityLaw()
 

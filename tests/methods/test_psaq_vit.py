@@ -13,10 +13,10 @@ from tiny_models import noise, tiny_distilled, tiny_swin, tiny_vit
 from torch import Tensor, nn
 from torch.nn import functional
 
-from methods import loop
 from methods.contracts import ImageSpace, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.models.architecture import attention_modules
+from methods.optimisation import loop, views
 from methods.psaq_vit import PSAQViT, PSAQViTConfig, _Objective
 
 HALF = ImageSpace(16, 16, (0.5,) * 3, (0.5,) * 3)
@@ -146,7 +146,7 @@ def test_the_loop_gets_the_codes_settings(monkeypatch: pytest.MonkeyPatch) -> No
         seen.extend(rest)
         return original(start, *rest)
 
-    monkeypatch.setattr("methods.loop.optimize_images", spy)
+    monkeypatch.setattr("methods.optimisation.loop.optimize_images", spy)
     synthesize()
     settings, jitter = seen[1], seen[4]
     assert (settings.betas, settings.rounds, settings.warmup) == ((0.5, 0.9), 2, 0.2)
@@ -157,9 +157,9 @@ def test_defaults_are_the_codes() -> None:
     method, space = PSAQViT(), ImageSpace(224, 224, (0.5,) * 3, (0.5,) * 3)
     deit, swin = method.default_config("deit_t"), method.default_config("swin_t")
     assert (deit.images, deit.iterations, deit.learning_rate, swin.learning_rate) == (32, 1000, 0.2, 0.25)
-    growing = [loop.Jitter.growing(space.pixels(deit.jitter), deit.rounds, deit.flip, torch.Generator())]
+    growing = [views.Jitter.growing(space.pixels(deit.jitter), deit.rounds, deit.flip, torch.Generator())]
     small = ImageSpace(32, 32, (0.5,) * 3, (0.5,) * 3)
-    growing.append(loop.Jitter.growing(small.pixels(deit.jitter), deit.rounds, deit.flip, torch.Generator()))
+    growing.append(views.Jitter.growing(small.pixels(deit.jitter), deit.rounds, deit.flip, torch.Generator()))
     assert [(jitter.limits, jitter.flip) for jitter in growing] == [((15, 30), 0.5), ((2, 4), 0.5)]
     rates = [deit.loop().rate(step) for step in (0, 99, 100, 300, 499, 500, 599, 800)]
     assert rates == pytest.approx([0.01, 1.0, 1.0, 0.5, 0.0, 0.01, 1.0, 0.5], abs=1e-4)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from tiny_models import noise, tiny_vit
 
-from methods.augmentation import with_views
 from methods.backends import repq
 from methods.backends.best import Best, BestConfig
 from methods.backends.blockwise import Blockwise, BlockwiseConfig, loosen
@@ -16,6 +15,7 @@ from methods.backends.erq import ErqConfig, reduce_errors
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.errors import UsageError
+from methods.optimisation.views import with_views
 from methods.quant.reconstruct import reconstruct
 from methods.quant.swap import fold_weights
 

@@ -9,9 +9,9 @@ import torch
 from tiny_spdfq import noise, seeded, tiny_swin, tiny_vit
 from torch import Tensor
 
-from methods.loop import View
 from methods.models.architecture import attention_sites
 from methods.models.attention import attention_maps
+from methods.optimisation.views import View
 from spdfq.apa import Alignment, deep_sites, draw_priors, moved_prior
 from spdfq.priors import PriorLaw
 

@@ -1,4 +1,4 @@
-"""The method as a whole: its loss at the first step against single views, its switches, its determinism."""
+"""The method as a whole: its loss at the first step against single seen, its switches, its determinism."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tiny_spdfq import seeded, tiny_swin, tiny_vit
 from torch import Tensor
 from torch.nn import functional
 
-from methods import loop
 from methods.contracts import ImageSpace, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.models.architecture import attention_modules, attention_sites
 from methods.models.attention import attention_maps
+from methods.optimisation import loop, views
 from spdfq.apa import deep_sites
 from spdfq.method import SPDFQ, SPDFQConfig
 
@@ -62,11 +62,11 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def views_of(start: Tensor, regions: Tensor) -> list[Tensor]:
     """Return every whole image, then every region resized, each [1, 3, H, W] in float64."""
-    views = [image[None].double() for image in start]
+    seen = [image[None].double() for image in start]
     for image, top, left, side in regions.tolist():
         part = start[image : image + 1, :, top : top + side, left : left + side].double()
-        views.append(functional.interpolate(part, (16, 16), mode="bilinear", align_corners=False))
-    return views
+        seen.append(functional.interpolate(part, (16, 16), mode="bilinear", align_corners=False))
+    return seen
 
 
 def alignment_slow(model: Any, images: list[Tensor], priors: list[Tensor]) -> float:
@@ -95,15 +95,15 @@ def test_first_losses_equal_the_paper_formula_view_by_view(
 ) -> None:
     made = synthesize(model, micro_batch=micro_batch, iterations=1)
     objective, start = spied["objective"], spied["start"]
-    views = views_of(start, made.extras["regions"])
-    assert len(views) == len(objective.targets) > 4
+    seen = views_of(start, made.extras["regions"])
+    assert len(seen) == len(objective.targets) > 4
     plain = copy.deepcopy(model).double()
     entropies = [
         -(target.double() * plain(view).log_softmax(1)[0]).sum().item()
-        for view, target in zip(views, objective.targets, strict=True)
+        for view, target in zip(seen, objective.targets, strict=True)
     ]
-    assert made.losses["sl"] == [pytest.approx(sum(entropies) / len(views), rel=1e-5)]
-    expected = 100.0 * alignment_slow(plain, views[:4], objective.alignment.priors)
+    assert made.losses["sl"] == [pytest.approx(sum(entropies) / len(seen), rel=1e-5)]
+    expected = 100.0 * alignment_slow(plain, seen[:4], objective.alignment.priors)
     assert made.losses["apa"] == [pytest.approx(expected, rel=1e-4)]
     x = start.double()
     shifts = (
@@ -120,33 +120,33 @@ def test_first_losses_equal_the_paper_formula_view_by_view(
 
 def test_images_regions_and_priors_move_alike(spied: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     still = synthesize(iterations=1)
-    monkeypatch.setattr(loop.Jitter, "draw", lambda self, index: loop.View(4, 4, True))  # one patch
+    monkeypatch.setattr(views.Jitter, "draw", lambda self, index: views.View(4, 4, True))  # one patch
     made = synthesize(iterations=1, jitter=56, flip=0.5)
     objective, regions = spied["objective"], made.extras["regions"]
-    views = [view.roll((4, 4), (2, 3)).flip(3) for view in views_of(spied["start"], regions)]
+    seen = [view.roll((4, 4), (2, 3)).flip(3) for view in views_of(spied["start"], regions)]
     plain = copy.deepcopy(VIT).double()
     entropies = [
         -(target.double() * plain(view).log_softmax(1)[0]).sum().item()
-        for view, target in zip(views, objective.targets, strict=True)
+        for view, target in zip(seen, objective.targets, strict=True)
     ]
-    assert made.losses["sl"] == [pytest.approx(sum(entropies) / len(views), rel=1e-5)]
+    assert made.losses["sl"] == [pytest.approx(sum(entropies) / len(seen), rel=1e-5)]
     assert made.losses["sl"] != still.losses["sl"]
     priors = [
         prior.unflatten(-1, (4, 4)).roll((1, 1), (-2, -1)).flip(-1).flatten(-2) for prior in objective.alignment.priors
     ]
-    assert made.losses["apa"] == [pytest.approx(100.0 * alignment_slow(plain, views[:4], priors), rel=1e-4)]
+    assert made.losses["apa"] == [pytest.approx(100.0 * alignment_slow(plain, seen[:4], priors), rel=1e-4)]
     assert made.losses["tv"] == still.losses["tv"]
 
 
 def test_jitter_is_drawn_anew_at_every_step_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[loop.View] = []
-    original = loop.View.show
+    drawn: list[views.View] = []
+    original = views.View.show
 
-    def watched(view: loop.View, images: Tensor) -> Tensor:
+    def watched(view: views.View, images: Tensor) -> Tensor:
         drawn.append(view)
         return original(view, images)
 
-    monkeypatch.setattr(loop.View, "show", watched)
+    monkeypatch.setattr(views.View, "show", watched)
     synthesize(iterations=60, images=1, msr=False, apa=False, jitter=28, flip=0.5)
     assert {view.down for view in drawn} == {-2, -1, 0, 1, 2}
     assert all(view.down == view.right for view in drawn)
@@ -276,11 +276,11 @@ def test_schedule_of_one_region_visits_one_of_each_image_with_its_own_target(
 ) -> None:
     made = synthesize(region_schedule="one", iterations=1, apa=False, tv_weight=0.0, micro_batch=micro_batch)
     objective = spied["objective"]
-    views = views_of(spied["start"], made.extras["regions"])
+    seen = views_of(spied["start"], made.extras["regions"])
     plain = copy.deepcopy(VIT).double()
     entropies = [
         -(target.double() * plain(view).log_softmax(1)[0]).sum().item()
-        for view, target in zip(views, objective.targets, strict=True)
+        for view, target in zip(seen, objective.targets, strict=True)
     ]
     own = [[4 + i for i, r in enumerate(made.extras["regions"].tolist()) if r[0] == image] for image in range(4)]
     assert max(map(len, own)) > 1

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 
 from methods.models.architecture import attention_sites
 from methods.models.attention import attention_outputs
-from methods.patch_similarity import DensityLaw, patch_similarity_entropy, smallest_similarity, unit_tokens
+from methods.optimisation.patch_similarity import (
+    DensityLaw,
+    patch_similarity_entropy,
+    smallest_similarity,
+    unit_tokens,
+)
 
 OfLogits: TypeAlias = Callable[[Tensor, slice], dict[str, Tensor]]
 """Returns the terms a method makes of a micro-batch's logits [b, classes]; the slice says which images they are."""

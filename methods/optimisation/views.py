@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from methods.errors import UsageError
+
 _LEAST_AREA, _MILD_AREA, _RATIO = 0.08, 0.7, 4 / 3
 _COLOUR, _GREY, _BLUR = 0.8, 0.2, 0.5  # probabilities
 _STRENGTH = 0.4  # of contrast, saturation (relative) and brightness (normalized pixel values)
@@ -102,3 +104,55 @@ def _blurred(images: Tensor, generator: torch.Generator) -> Tensor:
     across = functional.conv2d(padded, kernel[:, None, None], groups=n * channels)
     blurred: Tensor = functional.conv2d(across, kernel[:, None, :, None], groups=n * channels)[0]
     return blurred.reshape(images.shape)
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at images: rolled by `down` rows and `right` columns, in pixels, then perhaps flipped."""
+
+    down: int = 0
+    right: int = 0
+    flipped: bool = False
+
+    def show(self, images: Tensor) -> Tensor:
+        """Return the images [n, C, H, W] as seen, differentiable."""
+        shown = images.roll((self.down, self.right), dims=(2, 3))
+        return shown.flip(3) if self.flipped else shown
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """How the images are shown at a step: all rolled by one offset, the same along both axes, and perhaps flipped.
+
+    limits: largest offset in pixels, one per round; flip: probability of a horizontal flip; generator: what
+    offset and flip are drawn from, in this order, at every step; independent: whether the columns get an offset
+    of their own, drawn after that of the rows.
+    """
+
+    limits: tuple[int, ...]
+    flip: float
+    generator: torch.Generator
+    independent: bool = False
+
+    def __post_init__(self) -> None:
+        if any(limit < 0 for limit in self.limits) or not 0 <= self.flip <= 1:
+            raise UsageError("Jitter needs limits >= 0 and a probability of flips, 0 to 1.")
+
+    def show(self, images: Tensor, index: int) -> Tensor:
+        """Return the images [n, C, H, W] as shown at a step of round `index`, differentiable."""
+        return self.draw(index).show(images)
+
+    @classmethod
+    def growing(cls, first: float, rounds: int, flip: float, generator: torch.Generator) -> Jitter:
+        """Return PSAQ-ViT's jitter: up to `first` pixels in the first round, twice as far in the second, and so on."""
+        return cls(tuple(round(first * (index + 1)) for index in range(rounds)), flip, generator)
+
+    def draw(self, index: int) -> View:
+        """Draw how the images are shown at a step of round `index`."""
+        down = self._offset(index)
+        right = self._offset(index) if self.independent else down
+        return View(down, right, torch.rand((), generator=self.generator).item() < self.flip)
+
+    def _offset(self, index: int) -> int:
+        limit = self.limits[index]
+        return int(torch.randint(-limit, limit + 1, (), generator=self.generator))

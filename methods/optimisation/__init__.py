@@ -1,0 +1,1 @@
+"""What methods share: the optimisation loop, views, losses."""
