@@ -31,8 +31,8 @@ from methods.models.architecture import reconstruction_units
 from methods.quant.calibrate import calibrate
 from methods.quant.evolution import Evolution, evolve
 from methods.quant.min_max import MIN_MAX
+from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.swap import fold_weights, insert_quantizers
-from methods.quant.uniform import UniformQuantizer
 
 _MOST_TOKENS = 256
 

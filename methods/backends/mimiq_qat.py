@@ -2,9 +2,9 @@
 
 The synthesis, and the citation, is `methods.mimiq`. Weights symmetric per channel from minimum to maximum, anew at
 every step; activations, operands of both attention products among them, uniform per tensor with learned step and
-offset (`methods.quant.learned_step`, gradients times 0.01); the image stays in floating point. SGD with Nesterov's
-momentum 0.9 from 1e-3 by a cosine to a hundredth, 100 epochs in batches of 16, weights fixed in the first two; loss
-T^2 KL of the logits (T = 5) + 10 L_head (`methods.head_distillation`), where
+offset (`methods.quant.quantizers.learned_step`, gradients times 0.01); the image stays in floating point. SGD with
+Nesterov's momentum 0.9 from 1e-3 by a cosine to a hundredth, 100 epochs in batches of 16, weights fixed in the first
+two; loss T^2 KL of the logits (T = 5) + 10 L_head (`methods.head_distillation`), where
 
     L_head = 1 - mean over layers, images, heads and channels of (2 c_tq + C2) / (v_t + v_q + C2),   C2 = 0.03^2
 
@@ -29,11 +29,11 @@ from methods.errors import UsageError
 from methods.head_distillation import Distillation
 from methods.optimisation.views import random_views
 from methods.quant.calibrate import calibrate
-from methods.quant.learned_step import LearnedStepQuantizer
 from methods.quant.min_max import MIN_MAX
-from methods.quant.ranges import MinMaxRange
+from methods.quant.quantizers.learned_step import LearnedStepQuantizer
+from methods.quant.quantizers.ranges import MinMaxRange
+from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.swap import Recipe, fold_weights, insert_quantizers, quantized_layers
-from methods.quant.uniform import UniformQuantizer
 
 
 @dataclass(frozen=True)

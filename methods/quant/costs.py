@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from methods.bits import FLOAT
 from methods.models.architecture import named_attentions, product_layers
-from methods.quant.quantizers import Quantizer
+from methods.quant.quantizers.base import Quantizer
 from methods.quant.swap import describe
 
 

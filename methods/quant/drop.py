@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from methods.quant.quantizers import Quantizer
+from methods.quant.quantizers.base import Quantizer
 
 
 @contextmanager

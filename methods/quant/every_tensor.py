@@ -22,7 +22,7 @@ from methods.bits import FLOAT, Bits
 from methods.errors import UsageError
 from methods.models.architecture import check_supported, named_attentions, product_layers
 from methods.quant.layers import QuantizedLayer
-from methods.quant.quantizers import Quantizer
+from methods.quant.quantizers.base import Quantizer
 from methods.quant.swap import Maker, made, replace
 
 _HANDED_ON = ("qkv", "proj", "fc2", "reduction", "head", "head_dist", "head.fc")

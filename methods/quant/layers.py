@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from methods.quant.quantizers import Quantizer
+from methods.quant.quantizers.base import Quantizer
 
 
 class QuantizedLayer(nn.Module):

@@ -20,11 +20,11 @@ class Learning:
     zero by a half cosine, as all rates are; batch: images in a step, drawn anew for each (0: all of them); drop:
     probability with which a value of an activation is left in floating point while learning (QDrop: 0.5),
     in steps of 1/256; rounding: `nearest` rounds the learned weight, `adaround` keeps the weight and learns which
-    way each value is rounded (`methods.quant.adaround`), at `rounding_rate` and with `rounding_weight` on its
-    regulariser (AdaRound: 0.01); scales: `learned` learns the steps of uniform activation quantizers as well
-    (LSQ, `methods.quant.learned_step`), at `scale_rate` in units of the activations; target: what a unit learns to put
-    out, `network`: what it does in the floating-point network, so that it makes up for the errors of those before it
-    (SPDFQ), or `unit`: what the floating-point unit makes of the same input.
+    way each value is rounded (`methods.quant.quantizers.adaround`), at `rounding_rate` and with `rounding_weight` on
+    its regulariser (AdaRound: 0.01); scales: `learned` learns the steps of uniform activation quantizers as well
+    (LSQ, `methods.quant.quantizers.learned_step`), at `scale_rate` in units of the activations; target: what a unit
+    learns to put out, `network`: what it does in the floating-point network, so that it makes up for the errors of
+    those before it (SPDFQ), or `unit`: what the floating-point unit makes of the same input.
     """
 
     iterations: int = 100

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from methods.quant.ranges import MinMaxRange
+from methods.quant.quantizers.ranges import MinMaxRange
+from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.swap import Recipe
-from methods.quant.uniform import UniformQuantizer
 
 MIN_MAX = Recipe(
     weights=lambda bits: UniformQuantizer(bits, MinMaxRange(), axis=0, symmetric=True),

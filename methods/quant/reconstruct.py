@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from methods.contracts import Report
 from methods.models.architecture import reconstruction_units
-from methods.quant.adaround import AdaRoundQuantizer, beta, learned_rounding
 from methods.quant.drop import dropping
 from methods.quant.layers import QuantizedLayer
-from methods.quant.learned_step import LearnedStepQuantizer
 from methods.quant.learning import Learning
+from methods.quant.quantizers.adaround import AdaRoundQuantizer, beta, learned_rounding
+from methods.quant.quantizers.learned_step import LearnedStepQuantizer
+from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.swap import activation_quantizers, quantized_layers
-from methods.quant.uniform import UniformQuantizer
 
 Target: TypeAlias = Callable[[Tensor], Tensor]
 """Gives what a unit should put out, from what comes in [n, ...]."""

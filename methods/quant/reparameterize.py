@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from methods.models.architecture import normed_layers
 from methods.quant.layers import QuantizedLayer
-from methods.quant.uniform import OffsetQuantizer, UniformQuantizer
+from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
 
 
 def reparameterize(model: nn.Module) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from methods.quant.uniform import UniformQuantizer
+from methods.quant.quantizers.uniform import UniformQuantizer
 
 
 @dataclass(frozen=True)

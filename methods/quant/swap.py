@@ -24,7 +24,7 @@ from methods.models.architecture import (
     product_layers,
 )
 from methods.quant.layers import QuantizedLayer
-from methods.quant.quantizers import Quantizer
+from methods.quant.quantizers.base import Quantizer
 
 _PLACED = {
     "attn_drop": "softmax",

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from methods.quant.quantizers import Quantizer
-from methods.quant.ranges import finite
+from methods.quant.quantizers.base import Quantizer
+from methods.quant.quantizers.ranges import finite
 
 
 class TwinUniformQuantizer(Quantizer):

@@ -17,7 +17,7 @@ from harness.perf import evaluation as evaluation_timer
 from harness.perf.evaluation import time_evaluation
 from harness.perf.steps import StepTimer
 from methods.bits import Bits
-from methods.quant.quantizers import Quantizer
+from methods.quant.quantizers.base import Quantizer
 from methods.registry import BACKENDS
 
 catalog.load()

@@ -9,7 +9,7 @@ import numpy as np
 from tiny_models import Array, double
 
 from methods.quant.layers import QuantizedLayer
-from methods.quant.logarithmic import Log2Quantizer, LogSqrt2Quantizer
+from methods.quant.quantizers.logarithmic import Log2Quantizer, LogSqrt2Quantizer
 
 
 def layer_norm(x: Array, norm: Any) -> Array:

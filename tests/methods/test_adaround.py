@@ -10,10 +10,10 @@ import torch
 from tiny_models import double
 from torch import Tensor, nn
 
-from methods.quant.adaround import AdaRoundQuantizer, beta, learned_rounding
 from methods.quant.layers import QuantizedLayer
-from methods.quant.ranges import PercentileRange
-from methods.quant.uniform import UniformQuantizer
+from methods.quant.quantizers.adaround import AdaRoundQuantizer, beta, learned_rounding
+from methods.quant.quantizers.ranges import PercentileRange
+from methods.quant.quantizers.uniform import UniformQuantizer
 
 
 def plain(bits: int = 4) -> UniformQuantizer:

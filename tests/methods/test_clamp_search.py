@@ -23,8 +23,8 @@ from methods.models.architecture import reconstruction_units
 from methods.quant.calibrate import calibrate
 from methods.quant.evolution import Evolution, evolve
 from methods.quant.min_max import MIN_MAX
+from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.swap import insert_quantizers
-from methods.quant.uniform import UniformQuantizer
 
 W4A4 = Bits(4, 4)
 CONFIG = ClampSearchConfig(population=6, generations=3)

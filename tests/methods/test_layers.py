@@ -9,9 +9,9 @@ from tiny_models import Array, affine_minmax, double, symmetric_channels
 from torch import Tensor, nn
 
 from methods.quant.layers import QuantizedLayer
-from methods.quant.quantizers import Quantizer
-from methods.quant.ranges import MinMaxRange
-from methods.quant.uniform import UniformQuantizer
+from methods.quant.quantizers.base import Quantizer
+from methods.quant.quantizers.ranges import MinMaxRange
+from methods.quant.quantizers.uniform import UniformQuantizer
 
 
 def activation(bits: int) -> UniformQuantizer:

@@ -9,9 +9,9 @@ import tiny_models  # noqa: F401  (one thread)
 import torch
 from torch import Tensor
 
-from methods.quant.learned_step import LearnedStepQuantizer
-from methods.quant.ranges import ACTIVATION_PERCENTILES, MinMaxRange, PercentileRange
-from methods.quant.uniform import OffsetQuantizer, UniformQuantizer
+from methods.quant.quantizers.learned_step import LearnedStepQuantizer
+from methods.quant.quantizers.ranges import ACTIVATION_PERCENTILES, MinMaxRange, PercentileRange
+from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
 
 Plain: TypeAlias = UniformQuantizer | OffsetQuantizer
 KINDS = ["affine", "symmetric", "channels", "offset", "offset channels"]

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.quant.logarithmic import Log2Quantizer, LogSqrt2Quantizer
-from methods.quant.ranges import MinMaxRange
-from methods.quant.shift_uniform_log2 import ETAS, ShiftUniformLog2Quantizer
+from methods.quant.quantizers.logarithmic import Log2Quantizer, LogSqrt2Quantizer
+from methods.quant.quantizers.ranges import MinMaxRange
+from methods.quant.quantizers.shift_uniform_log2 import ETAS, ShiftUniformLog2Quantizer
 
 PROPERTY = settings(deadline=None, max_examples=50, derandomize=True)
 SHARES = st.lists(st.floats(2.0**-60, 1, width=32), min_size=2, max_size=40)

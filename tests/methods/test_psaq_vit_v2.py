@@ -17,8 +17,8 @@ from methods.bits import Bits
 from methods.contracts import SyntheticImages
 from methods.errors import UsageError
 from methods.psaq_vit_v2 import PSAQViTV2, PSAQViTV2Config, _Objective
+from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.swap import quantized_layers
-from methods.quant.uniform import UniformQuantizer
 from methods.student import Student
 
 CONFIG = PSAQViTV2Config(images=3, iterations=4, jitter=30)

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from methods.quant.logarithmic import Log2Quantizer, LogSqrt2Quantizer
-from methods.quant.quantizers import Quantizer
-from methods.quant.ranges import ACTIVATION_PERCENTILES, MinMaxRange, PercentileRange
-from methods.quant.shift_uniform_log2 import ShiftUniformLog2Quantizer
+from methods.quant.quantizers.base import Quantizer
+from methods.quant.quantizers.logarithmic import Log2Quantizer, LogSqrt2Quantizer
+from methods.quant.quantizers.ranges import ACTIVATION_PERCENTILES, MinMaxRange, PercentileRange
+from methods.quant.quantizers.shift_uniform_log2 import ShiftUniformLog2Quantizer
+from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
 from methods.quant.twin_uniform import TwinUniformQuantizer
-from methods.quant.uniform import OffsetQuantizer, UniformQuantizer
 
 Make = Callable[[int], Quantizer]
 SIGNED: dict[str, Make] = {

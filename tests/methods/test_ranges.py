@@ -10,7 +10,7 @@ import torch
 from tiny_models import Array, affine, double
 from torch import Tensor
 
-from methods.quant.ranges import (
+from methods.quant.quantizers.ranges import (
     ACTIVATION_PERCENTILES,
     WEIGHT_PERCENTILES,
     FakeQuantize,

@@ -18,7 +18,7 @@ from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.quant.calibrate import calibrate
 from methods.quant.min_max import MIN_MAX
-from methods.quant.quantizers import Quantizer
+from methods.quant.quantizers.base import Quantizer
 from methods.quant.swap import activation_quantizers, describe, insert_quantizers
 
 W4A4 = Bits(4, 4)

@@ -11,9 +11,9 @@ import torch
 from tiny_models import Array
 from torch import Tensor
 
-from methods.quant.ranges import MinMaxRange
+from methods.quant.quantizers.ranges import MinMaxRange
+from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.ridge import Moments, refined, round_by_halves, solve
-from methods.quant.uniform import UniformQuantizer
 
 PENALTY = 3.0
 

@@ -19,7 +19,7 @@ from methods.models.architecture import attention_modules
 from methods.quant.calibrate import calibrate
 from methods.quant.layers import QuantizedLayer
 from methods.quant.min_max import MIN_MAX
-from methods.quant.quantizers import Quantizer
+from methods.quant.quantizers.base import Quantizer
 from methods.quant.swap import activation_quantizers, describe, fold_weights, insert_quantizers, quantized_layers
 
 VIT_LAYERS = ["patch_embed.proj", "head"] + [

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.quant.exponents import RATES
-from methods.quant.logarithmic import Log2Quantizer, LogSqrt2Quantizer
-from methods.quant.ranges import MinMaxRange
-from methods.quant.tail_log import TailLogQuantizer
+from methods.quant.quantizers.exponents import RATES
+from methods.quant.quantizers.logarithmic import Log2Quantizer, LogSqrt2Quantizer
+from methods.quant.quantizers.ranges import MinMaxRange
+from methods.quant.quantizers.tail_log import TailLogQuantizer
 
 LOGITS = torch.randn((40, 65), generator=torch.Generator().manual_seed(0)) * 2
 ROWS = LOGITS.softmax(-1)

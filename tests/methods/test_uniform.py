@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from methods.quant.ranges import MinMaxRange
-from methods.quant.uniform import OffsetQuantizer, UniformQuantizer
+from methods.quant.quantizers.ranges import MinMaxRange
+from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
 
 PROPERTY = settings(deadline=None, max_examples=50, derandomize=True)
 FLOATS = st.floats(-100, 100, width=32, allow_subnormal=False)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from methods.quant import ranges
-from methods.quant.blocks import Chain, changed
-from methods.quant.exponents import LAST_CODE, edge, nearest_code, nearest_power_
-from methods.quant.quantizers import Quantizer, straight_through
+from methods.quant.quantizers import ranges
+from methods.quant.quantizers.base import Quantizer, straight_through
+from methods.quant.quantizers.chunks import Chain, changed
+from methods.quant.quantizers.exponents import LAST_CODE, edge, nearest_code, nearest_power_
 
 
 class _Log2(torch.autograd.Function):
@@ -84,8 +84,8 @@ class LogSqrt2Quantizer(Quantizer):
     published code, zero comes on top of 2^b powers: 2^b+1 codes, one more than b bits hold; `strict` leaves out the
     smallest power, so that b bits do. Zero is exact.
 
-    q is read off the exponent of (A/s)^2 (`methods.quant.exponents`). From 7 bits on zero begins at q = 126, where
-    the square of a float ends: a 10^-19th of the scale.
+    q is read off the exponent of (A/s)^2 (`methods.quant.quantizers.exponents`). From 7 bits on zero begins at q =
+    126, where the square of a float ends: a 10^-19th of the scale.
     """
 
     scale: Tensor

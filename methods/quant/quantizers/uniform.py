@@ -11,9 +11,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from methods.quant import ranges
-from methods.quant.blocks import Chain, change_, changed
-from methods.quant.quantizers import Quantizer
+from methods.quant.quantizers import ranges
+from methods.quant.quantizers.base import Quantizer
+from methods.quant.quantizers.chunks import Chain, change_, changed
 
 Bound: TypeAlias = Tensor | float
 
@@ -52,7 +52,7 @@ class UniformQuantizer(Quantizer):
 
     `symmetric`: z = 0 and the grid is -2^(b-1)..2^(b-1)-1; otherwise the grid is 0..2^b-1. `axis` gives
     one scale per slice along that dimension, None one for the tensor. `search` names how the range is
-    chosen (`methods.quant.ranges`). Zero is always on the grid.
+    chosen (`methods.quant.quantizers.ranges`). Zero is always on the grid.
     """
 
     scale: Tensor

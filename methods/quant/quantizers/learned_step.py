@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from methods.quant.blocks import Chain, change_, changed
-from methods.quant.quantizers import Quantizer
-from methods.quant.ranges import AnyGrid, FakeQuantize, RangeSearch
-from methods.quant.uniform import OffsetQuantizer, UniformQuantizer
+from methods.quant.quantizers.base import Quantizer
+from methods.quant.quantizers.chunks import Chain, change_, changed
+from methods.quant.quantizers.ranges import AnyGrid, FakeQuantize, RangeSearch
+from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
 
 
 class _LearnedStep(torch.autograd.Function):

@@ -13,10 +13,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from methods.quant import ranges
-from methods.quant.blocks import changed
-from methods.quant.exponents import LAST_CODE, RATES, nearest_code, nearest_power_
-from methods.quant.quantizers import Quantizer, straight_through
+from methods.quant.quantizers import ranges
+from methods.quant.quantizers.base import Quantizer, straight_through
+from methods.quant.quantizers.chunks import changed
+from methods.quant.quantizers.exponents import LAST_CODE, RATES, nearest_code, nearest_power_
 
 GELU_SHIFT = 0.17
 """What is added: GELU's minimum is -0.16997."""

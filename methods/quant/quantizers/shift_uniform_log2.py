@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from methods.quant import ranges
-from methods.quant.quantizers import Quantizer, straight_through
+from methods.quant.quantizers import ranges
+from methods.quant.quantizers.base import Quantizer, straight_through
 
 ETAS = (0.001, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.2, 0.5, 1.0)
 

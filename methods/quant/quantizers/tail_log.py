@@ -13,10 +13,10 @@ import math
 import torch
 from torch import Tensor
 
-from methods.quant import ranges
-from methods.quant.blocks import Chain, changed
-from methods.quant.exponents import LAST_CODE, RATES, edge, nearest_code, nearest_power_
-from methods.quant.quantizers import Quantizer, straight_through
+from methods.quant.quantizers import ranges
+from methods.quant.quantizers.base import Quantizer, straight_through
+from methods.quant.quantizers.chunks import Chain, changed
+from methods.quant.quantizers.exponents import LAST_CODE, RATES, edge, nearest_code, nearest_power_
 
 _SCALES = [2.0 ** (-quarters / 4) for quarters in range(25)]
 """Largest values that are tried, of the largest there is."""

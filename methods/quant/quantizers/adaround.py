@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.quant.layers import QuantizedLayer
-from methods.quant.uniform import UniformQuantizer
+from methods.quant.quantizers.uniform import UniformQuantizer
 
 ZETA, GAMMA = 1.1, -0.1
 _REST = 0.2
