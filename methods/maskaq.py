@@ -34,8 +34,8 @@ from methods.models.attention import Operands, attention_operands
 from methods.optimisation.loop import optimize_images
 from methods.optimisation.views import Look
 from methods.quant.calibrate import calibrate
-from methods.quant.min_max import MIN_MAX
-from methods.quant.swap import insert_quantizers
+from methods.quant.insert import insert_quantizers
+from methods.quant.recipe import MIN_MAX
 
 
 @dataclass(frozen=True)

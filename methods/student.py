@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from methods.bits import Bits
 from methods.quant.calibrate import calibrate
-from methods.quant.min_max import MIN_MAX
-from methods.quant.swap import insert_quantizers, quantized_layers
+from methods.quant.insert import insert_quantizers, quantized_layers
+from methods.quant.recipe import MIN_MAX
 
 
 class Student:

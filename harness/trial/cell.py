@@ -16,8 +16,7 @@ from harness.trial.evaluate import logits_of, metrics
 from harness.trial.meter import metered
 from harness.trial.reference import StageReport, device_of, model_of, reference_logits
 from methods.contracts import QuantizationContext
-from methods.quant.costs import costs
-from methods.quant.swap import describe
+from methods.quant.operations import costs, describe
 from methods.registry import BACKENDS
 
 

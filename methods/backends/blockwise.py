@@ -27,6 +27,7 @@ from methods.errors import UsageError
 from methods.models.rotate import rotated
 from methods.optimisation.views import with_views
 from methods.quant.calibrate import calibrate
+from methods.quant.insert import fold_weights, insert_quantizers
 from methods.quant.layers import QuantizedLayer
 from methods.quant.learning import Learning, check_choices
 from methods.quant.quantizers.logarithmic import Log2Quantizer, LogSqrt2Quantizer
@@ -35,8 +36,8 @@ from methods.quant.quantizers.shift_uniform_log2 import ShiftUniformLog2Quantize
 from methods.quant.quantizers.shifted_log import ShiftedLogQuantizer
 from methods.quant.quantizers.tail_log import TailLogQuantizer
 from methods.quant.quantizers.uniform import UniformQuantizer
+from methods.quant.recipe import Maker, Recipe
 from methods.quant.reconstruct import reconstruct
-from methods.quant.swap import Maker, Recipe, fold_weights, insert_quantizers
 
 SEARCH = PercentileRange(ACTIVATION_PERCENTILES)
 RECIPE = Recipe(

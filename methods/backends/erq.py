@@ -21,10 +21,10 @@ from methods.backends.repq import reparameterized
 from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
+from methods.quant.insert import fold_weights, quantized_layers
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.ridge import Moments, round_by_halves
-from methods.quant.swap import fold_weights, quantized_layers
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,11 @@ from methods.errors import UsageError
 from methods.head_distillation import Distillation
 from methods.optimisation.views import random_views
 from methods.quant.calibrate import calibrate
-from methods.quant.min_max import MIN_MAX
+from methods.quant.insert import fold_weights, insert_quantizers, quantized_layers
 from methods.quant.quantizers.learned_step import LearnedStepQuantizer
 from methods.quant.quantizers.ranges import MinMaxRange
 from methods.quant.quantizers.uniform import UniformQuantizer
-from methods.quant.swap import Recipe, fold_weights, insert_quantizers, quantized_layers
+from methods.quant.recipe import MIN_MAX, Recipe
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from methods.contracts import Backend, QuantizationContext
 from methods.errors import unknown_name
 from methods.quant.calibrate import calibrate
 from methods.quant.every_tensor import fold_embeddings, insert_everywhere
-from methods.quant.min_max import MIN_MAX
-from methods.quant.swap import fold_weights, insert_quantizers, weights_in_floating_point
+from methods.quant.insert import fold_weights, insert_quantizers, weights_in_floating_point
+from methods.quant.recipe import MIN_MAX
 
 PROTOCOLS = ("plain", "psaq_vit")
 

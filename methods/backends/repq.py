@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.quant.calibrate import calibrate
+from methods.quant.insert import fold_weights, insert_quantizers
 from methods.quant.quantizers.logarithmic import LogSqrt2Quantizer
 from methods.quant.quantizers.ranges import ACTIVATION_PERCENTILES, PercentileRange
 from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
+from methods.quant.recipe import Recipe
 from methods.quant.reparameterize import reparameterize
-from methods.quant.swap import Recipe, fold_weights, insert_quantizers
 
 IMAGE_BITS = 8
 SEARCH = PercentileRange(ACTIVATION_PERCENTILES)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from methods.quant.swap import activation_quantizers
+from methods.quant.insert import activation_quantizers
 
 
 @contextmanager

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from methods.bits import FLOAT, Bits
 from methods.errors import UsageError
 from methods.models.architecture import check_supported, named_attentions, product_layers
+from methods.quant.insert import replace
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers.base import Quantizer
-from methods.quant.swap import Maker, made, replace
+from methods.quant.recipe import Maker, made
 
 _HANDED_ON = ("qkv", "proj", "fc2", "reduction", "head", "head_dist", "head.fc")
 """Layers whose output is quantized; behind the others stands an activation that is quantized instead."""

@@ -7,8 +7,7 @@ far, learns the unit on it, and lets the pass go on through the learned unit. Wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -17,13 +16,11 @@ from torch import Tensor, nn
 
 from methods.contracts import Report
 from methods.models.architecture import reconstruction_units
-from methods.quant.drop import dropping
+from methods.quant.insert import activation_quantizers, quantized_layers
 from methods.quant.layers import QuantizedLayer
+from methods.quant.learned_parts import dropping, learnable, learned_rounding, learned_scales
 from methods.quant.learning import Learning
-from methods.quant.quantizers.adaround import AdaRoundQuantizer, beta, learned_rounding
-from methods.quant.quantizers.learned_step import LearnedStepQuantizer
-from methods.quant.quantizers.uniform import UniformQuantizer
-from methods.quant.swap import activation_quantizers, quantized_layers
+from methods.quant.quantizers.adaround import AdaRoundQuantizer, beta
 
 Target: TypeAlias = Callable[[Tensor], Tensor]
 """Gives what a unit should put out, from what comes in [n, ...]."""
@@ -139,35 +136,6 @@ def plain_parameters(layers: Iterable[QuantizedLayer]) -> list[Tensor]:
         )
         if parameter is not None
     ]
-
-
-@contextmanager
-def learnable(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Let gradients reach the parameters for a while."""
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    yield parameters
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-        parameter.grad = None
-
-
-@contextmanager
-def learned_scales(unit: nn.Module) -> Iterator[list[LearnedStepQuantizer]]:
-    """Give a unit's uniform activation quantizers steps that can be learned; in the end they are plain again."""
-    weights = {id(layer.weights) for _, layer in quantized_layers(unit)}
-    places = [
-        (parent, name, child)
-        for parent in unit.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, UniformQuantizer) and id(child) not in weights
-    ]
-    learned = [LearnedStepQuantizer(child, learn_offset=False) for _, _, child in places]
-    for (parent, name, _), quantizer in zip(places, learned, strict=True):
-        setattr(parent, name, quantizer)
-    yield learned
-    for (parent, name, _), quantizer in zip(places, learned, strict=True):
-        setattr(parent, name, quantizer.freeze())
 
 
 def _batch(count: int, batch: int, generator: torch.Generator) -> Tensor | slice:

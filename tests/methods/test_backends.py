@@ -23,8 +23,8 @@ from methods.errors import UsageError
 from methods.models.architecture import reconstruction_units
 from methods.quant import reconstruct
 from methods.quant.calibrate import calibrate
+from methods.quant.insert import fold_weights, insert_quantizers
 from methods.quant.layers import QuantizedLayer
-from methods.quant.swap import fold_weights, insert_quantizers
 
 W4A4 = Bits(4, 4)
 LEARNING = BlockwiseConfig(iterations=20, learning_rate=2e-3)

@@ -13,7 +13,7 @@ from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.backends.repq import RepQ, RepQConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
-from methods.quant.costs import Costs, costs
+from methods.quant.operations import Costs, costs
 
 Build = Callable[[], Any]
 CONTEXT = QuantizationContext(torch.Generator())

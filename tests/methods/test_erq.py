@@ -18,8 +18,8 @@ from methods.backends.repq import reparameterized
 from methods.bits import Bits
 from methods.contracts import QuantizationContext, silent
 from methods.errors import UsageError
+from methods.quant.insert import quantized_layers
 from methods.quant.layers import QuantizedLayer
-from methods.quant.swap import quantized_layers
 
 W4A4 = Bits(4, 4)
 CONFIG = ErqConfig(coefficient=50.0)

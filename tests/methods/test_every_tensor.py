@@ -18,7 +18,7 @@ from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.errors import UsageError
-from methods.quant.swap import describe
+from methods.quant.operations import describe
 
 W4A5 = Bits(4, 5)
 

@@ -18,10 +18,11 @@ from methods.contracts import QuantizationContext, Report, silent
 from methods.errors import UsageError
 from methods.models.architecture import normed_layers
 from methods.quant.calibrate import calibrate, observing
+from methods.quant.insert import insert_quantizers, quantized_layers
+from methods.quant.operations import describe
 from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
 from methods.quant.reconstruct import reconstruct
 from methods.quant.reparameterize import reparameterize
-from methods.quant.swap import describe, insert_quantizers, quantized_layers
 
 W4A4 = Bits(4, 4)
 CONFIG = IasConfig(iterations=8, learning_rate=1e-3, batch=0)

@@ -21,10 +21,11 @@ from methods.errors import UsageError
 from methods.head_distillation import Distillation, head_structure_loss, logit_loss
 from methods.optimisation.loop import DivergenceError
 from methods.quant.calibrate import calibrate
+from methods.quant.insert import fold_weights, insert_quantizers, quantized_layers
+from methods.quant.operations import describe
 from methods.quant.quantizers.base import Quantizer
 from methods.quant.quantizers.learned_step import LearnedStepQuantizer
 from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
-from methods.quant.swap import describe, fold_weights, insert_quantizers, quantized_layers
 
 W4A4 = Bits(4, 4)
 CONFIG = MimiQQatConfig(epochs=4, batch=3, learning_rate=2e-3, augment=False)

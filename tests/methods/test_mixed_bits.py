@@ -17,10 +17,10 @@ from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.models.architecture import layer_names
 from methods.quant.calibrate import calibrate
-from methods.quant.costs import costs
+from methods.quant.insert import fold_weights, quantized_layers
 from methods.quant.layers import QuantizedLayer
-from methods.quant.min_max import MIN_MAX
-from methods.quant.swap import describe, fold_weights, quantized_layers
+from methods.quant.operations import costs, describe
+from methods.quant.recipe import MIN_MAX
 
 MIXED = Bits(
     weights=4,

@@ -17,8 +17,8 @@ from methods.bits import Bits
 from methods.contracts import SyntheticImages
 from methods.errors import UsageError
 from methods.psaq_vit_v2 import PSAQViTV2, PSAQViTV2Config, _Objective
+from methods.quant.insert import quantized_layers
 from methods.quant.quantizers.uniform import UniformQuantizer
-from methods.quant.swap import quantized_layers
 from methods.student import Student
 
 CONFIG = PSAQViTV2Config(images=3, iterations=4, jitter=30)
@@ -45,9 +45,9 @@ class OneLayer(nn.Module):
 
 
 def one_layer_student(monkeypatch: pytest.MonkeyPatch, micro_batch: int = 1 << 20) -> tuple[OneLayer, Student]:
-    monkeypatch.setattr("methods.quant.swap.check_supported", lambda model: None)
-    monkeypatch.setattr("methods.quant.swap.normed_layers", lambda model: [])
-    monkeypatch.setattr("methods.quant.swap.activated_layers", lambda model: [])
+    monkeypatch.setattr("methods.quant.insert.check_supported", lambda model: None)
+    monkeypatch.setattr("methods.quant.insert.normed_layers", lambda model: [])
+    monkeypatch.setattr("methods.quant.insert.activated_layers", lambda model: [])
     teacher = OneLayer()
     return teacher, Student(teacher, Bits.parse("w4a4"), 0.01, micro_batch)
 

@@ -17,14 +17,14 @@ from methods.backends.blockwise import Blockwise, BlockwiseConfig, loosen
 from methods.bits import Bits
 from methods.contracts import QuantizationContext, silent
 from methods.quant.calibrate import calibrate
-from methods.quant.drop import drawn, dropping
+from methods.quant.insert import activation_quantizers, insert_quantizers, quantized_layers
 from methods.quant.layers import QuantizedLayer
+from methods.quant.learned_parts import drawn, dropping
 from methods.quant.learning import Learning
 from methods.quant.quantizers.adaround import AdaRoundQuantizer
 from methods.quant.quantizers.ranges import MinMaxRange
 from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.reconstruct import reconstruct
-from methods.quant.swap import activation_quantizers, insert_quantizers, quantized_layers
 
 W4A4 = Bits(4, 4)
 

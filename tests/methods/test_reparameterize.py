@@ -19,10 +19,10 @@ from methods.backends.repq import RECIPE
 from methods.bits import Bits
 from methods.models.architecture import normed_layers
 from methods.quant.calibrate import calibrate, observing
+from methods.quant.insert import insert_quantizers, quantized_layers
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
 from methods.quant.reparameterize import common_grid, reparameterize
-from methods.quant.swap import insert_quantizers, quantized_layers
 
 Build = Callable[[], Any]
 A4 = Bits(32, 4)

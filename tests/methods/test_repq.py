@@ -17,9 +17,10 @@ from methods.backends.repq import RepQ, RepQConfig, reparameterized
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.quant.calibrate import calibrate
-from methods.quant.min_max import MIN_MAX
+from methods.quant.insert import activation_quantizers, insert_quantizers
+from methods.quant.operations import describe
 from methods.quant.quantizers.base import Quantizer
-from methods.quant.swap import activation_quantizers, describe, insert_quantizers
+from methods.quant.recipe import MIN_MAX
 
 W4A4 = Bits(4, 4)
 

@@ -16,13 +16,13 @@ from methods.backends.best import Best, BestConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.models.architecture import activated_layers
+from methods.quant.insert import quantized_layers
 from methods.quant.quantizers.exponents import RATES
 from methods.quant.quantizers.logarithmic import LogSqrt2Quantizer
 from methods.quant.quantizers.ranges import MinMaxRange
 from methods.quant.quantizers.shifted_log import ShiftedLogQuantizer
 from methods.quant.quantizers.tail_log import TailLogQuantizer
 from methods.quant.quantizers.uniform import UniformQuantizer
-from methods.quant.swap import quantized_layers
 
 GENERATOR = torch.Generator().manual_seed(0)
 GELU = nn.functional.gelu(torch.randn(4000, generator=GENERATOR) ** 3)

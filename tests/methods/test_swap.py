@@ -17,10 +17,11 @@ from methods.bits import Bits
 from methods.errors import UsageError
 from methods.models.architecture import attention_modules
 from methods.quant.calibrate import calibrate
+from methods.quant.insert import activation_quantizers, fold_weights, insert_quantizers, quantized_layers
 from methods.quant.layers import QuantizedLayer
-from methods.quant.min_max import MIN_MAX
+from methods.quant.operations import describe
 from methods.quant.quantizers.base import Quantizer
-from methods.quant.swap import activation_quantizers, describe, fold_weights, insert_quantizers, quantized_layers
+from methods.quant.recipe import MIN_MAX
 
 VIT_LAYERS = ["patch_embed.proj", "head"] + [
     f"blocks.{i}.{part}" for i in range(2) for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")

@@ -16,8 +16,8 @@ from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.errors import UsageError
 from methods.optimisation.views import with_views
+from methods.quant.insert import fold_weights
 from methods.quant.reconstruct import reconstruct
-from methods.quant.swap import fold_weights
 
 W4A4 = Bits(4, 4)
 

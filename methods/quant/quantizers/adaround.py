@@ -8,13 +8,9 @@ from 20 to 2 along a line. In the end h is rounded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
-from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers.uniform import UniformQuantizer
 
 ZETA, GAMMA = 1.1, -0.1
@@ -52,22 +48,6 @@ class AdaRoundQuantizer(UniformQuantizer):
     def regulariser(self, beta: float) -> Tensor:
         """Return sum(1 - |2 h(V) - 1|^beta)."""
         return (1 - (2 * self.rectified() - 1).abs().pow(beta)).sum()
-
-
-@contextmanager
-def learned_rounding(layers: Iterable[QuantizedLayer]) -> Iterator[list[AdaRoundQuantizer]]:
-    """Give layers quantizers that learn how to round; in the end their weights lie on the grid, rounded so."""
-    kept = []
-    for layer in layers:
-        if isinstance(layer.weights, UniformQuantizer) and not layer.folded:
-            kept.append((layer, layer.weights))
-            layer.weights = AdaRoundQuantizer(layer.weights, layer.layer.weight)
-    learned = [layer.weights for layer, _ in kept if isinstance(layer.weights, AdaRoundQuantizer)]
-    yield learned
-    with torch.no_grad():
-        for (layer, plain), quantizer in zip(kept, learned, strict=True):
-            layer.layer.weight.copy_(quantizer.hardened())
-            layer.weights = plain
 
 
 def beta(progress: float) -> float | None:

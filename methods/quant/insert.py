@@ -8,68 +8,17 @@ softmax output passes through `attn_drop`, where a quantizer takes the place of 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from torch import nn
 
 from methods.bits import FLOAT, Bits
-from methods.models.architecture import (
-    activated_layers,
-    check_supported,
-    named_attentions,
-    normed_layers,
-    product_layers,
-)
+from methods.models.architecture import check_supported, named_attentions, product_layers
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers.base import Quantizer
-
-_PLACED = {
-    "attn_drop": "softmax",
-    "logit_quantizer": "logits",
-    "biased_logit_quantizer": "biased logits",
-    "output_quantizer": "output",
-    "sum_quantizer": "residual sum",
-    "pos_embed_quantizer": "pos_embed",
-    "relative_position_bias_table_quantizer": "relative_position_bias_table",
-}
-"""What a quantizer of this name quantizes in the module that holds it."""
-_NORMED = {"q_norm": "query", "k_norm": "key"}
-
-
-Maker: TypeAlias = Callable[[int], Quantizer]
-"""Makes a quantizer for a bit-width."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Which quantizer goes where.
-
-    attention: the softmax output; normed: inputs of layers that a LayerNorm feeds (`normed_layers`); activated: of
-    those that a GELU feeds (`activated_layers`); images: the input of convolutions; activations: all other operands,
-    and those three where they are None.
-    """
-
-    weights: Maker
-    activations: Maker
-    attention: Maker
-    normed: Maker | None = None
-    activated: Maker | None = None
-    images: Maker | None = None
-
-    def inputs(self, model: nn.Module) -> Callable[[str], Maker]:
-        """Return what gives, for a layer of `model` by its name, the maker of its input's quantizer."""
-        special = {pair.layer: self.normed for pair in normed_layers(model)}
-        special |= dict.fromkeys(activated_layers(model), self.activated)
-        special |= {name: self.images for name, layer in product_layers(model) if isinstance(layer, nn.Conv2d)}
-        return lambda name: special.get(name) or self.activations
-
-
-def made(maker: Maker, bits: int) -> Quantizer | None:
-    """Return the quantizer, None for floating point."""
-    return None if bits == FLOAT else maker(bits)
+from methods.quant.recipe import Recipe, made
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -147,29 +96,3 @@ def weights_in_floating_point(model: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.folded = False
-
-
-def describe(model: nn.Module) -> list[dict[str, str | int]]:
-    """List what is quantized, with which quantizer and how many bits, for the record."""
-    rows: list[dict[str, str | int]] = []
-
-    def add(operation: str, quantizer: nn.Module | None) -> None:
-        if isinstance(quantizer, Quantizer):
-            rows.append({"operation": operation, "quantizer": quantizer.describe(), "bits": quantizer.bits})
-
-    for name, layer in quantized_layers(model):
-        add(f"{name} weight", layer.weights)
-        add(f"{name} input", layer.inputs)
-        parent = name.rpartition(".")[0]
-        operands = [f"{parent} {operand}" for operand in ("query", "key", "value")]
-        for operation, quantizer in zip(
-            [f"{name} output"] if len(layer.outputs) == 1 else operands, layer.outputs, strict=False
-        ):
-            add(operation, quantizer)
-    for name, module in model.named_modules():
-        parent, _, child = name.rpartition(".")
-        if child in _PLACED:
-            add(f"{parent} {_PLACED[child]}".strip(), module)
-        elif child in _NORMED:
-            add(f"{parent} {_NORMED[child]}", module[1] if isinstance(module, nn.Sequential) else None)
-    return rows

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from methods.bits import FLOAT
 from methods.models.architecture import named_attentions, product_layers
+from methods.quant.insert import quantized_layers
 from methods.quant.quantizers.base import Quantizer
-from methods.quant.swap import describe
 
 
 @dataclass(frozen=True)
@@ -99,3 +99,42 @@ def _attention_products(found: list[_Product], name: str, _layer: Any, _argument
     macs, whole = sets * tokens * tokens * (width // 3), f"{name}.qkv output"
     found.append(_Product(macs, (f"{name} query", whole), (f"{name} key", whole)))
     found.append(_Product(macs, (f"{name} softmax",), (f"{name} value", whole)))
+
+
+_PLACED = {
+    "attn_drop": "softmax",
+    "logit_quantizer": "logits",
+    "biased_logit_quantizer": "biased logits",
+    "output_quantizer": "output",
+    "sum_quantizer": "residual sum",
+    "pos_embed_quantizer": "pos_embed",
+    "relative_position_bias_table_quantizer": "relative_position_bias_table",
+}
+"""What a quantizer of this name quantizes in the module that holds it."""
+_NORMED = {"q_norm": "query", "k_norm": "key"}
+
+
+def describe(model: nn.Module) -> list[dict[str, str | int]]:
+    """List what is quantized, with which quantizer and how many bits, for the record."""
+    rows: list[dict[str, str | int]] = []
+
+    def add(operation: str, quantizer: nn.Module | None) -> None:
+        if isinstance(quantizer, Quantizer):
+            rows.append({"operation": operation, "quantizer": quantizer.describe(), "bits": quantizer.bits})
+
+    for name, layer in quantized_layers(model):
+        add(f"{name} weight", layer.weights)
+        add(f"{name} input", layer.inputs)
+        parent = name.rpartition(".")[0]
+        operands = [f"{parent} {operand}" for operand in ("query", "key", "value")]
+        for operation, quantizer in zip(
+            [f"{name} output"] if len(layer.outputs) == 1 else operands, layer.outputs, strict=False
+        ):
+            add(operation, quantizer)
+    for name, module in model.named_modules():
+        parent, _, child = name.rpartition(".")
+        if child in _PLACED:
+            add(f"{parent} {_PLACED[child]}".strip(), module)
+        elif child in _NORMED:
+            add(f"{parent} {_NORMED[child]}", module[1] if isinstance(module, nn.Sequential) else None)
+    return rows
