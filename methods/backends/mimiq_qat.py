@@ -1,8 +1,8 @@
 """`mimiq_qat`: MimiQ's training of the quantized network (AAAI 2025), by distillation that keeps to each head.
 
-The synthesis, and the citation, is `methods.mimiq`. Weights symmetric per channel from minimum to maximum, anew at
-every step; activations, operands of both attention products among them, uniform per tensor with learned step and
-offset (`methods.quant.quantizers.learned_step`, gradients times 0.01); the image stays in floating point. SGD with
+The synthesis, and the citation, is `methods.synthesis.mimiq`. Weights symmetric per channel from minimum to maximum,
+anew at every step; activations, operands of both attention products among them, uniform per tensor with learned step
+and offset (`methods.quant.quantizers.learned_step`, gradients times 0.01); the image stays in floating point. SGD with
 Nesterov's momentum 0.9 from 1e-3 by a cosine to a hundredth, 100 epochs in batches of 16, weights fixed in the first
 two; loss T^2 KL of the logits (T = 5) + 10 L_head (`methods.head_distillation`), where
 

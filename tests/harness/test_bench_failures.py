@@ -24,8 +24,8 @@ from harness.inputs import image_sets as data
 from harness.inputs.digits import digits_split
 from harness.inputs.zoo import ENTRIES
 from methods.contracts import SynthesisContext, SyntheticImages
-from methods.noise import Noise
 from methods.registry import METHODS
+from methods.synthesis.noise import Noise
 
 
 class Broken(Noise):

@@ -98,9 +98,9 @@ def test_entry_points_register_by_name_and_broken_ones_harm_nobody(
 ) -> None:
     installed = EntryPoints(
         [
-            EntryPoint("mine", "methods.noise:Noise", "spdfq_bench.methods"),
+            EntryPoint("mine", "methods.synthesis.noise:Noise", "spdfq_bench.methods"),
             EntryPoint("gone", "nowhere_to_be_found:Thing", "spdfq_bench.methods"),
-            EntryPoint("real", "methods.noise:Noise", "spdfq_bench.methods"),
+            EntryPoint("real", "methods.synthesis.noise:Noise", "spdfq_bench.methods"),
             EntryPoint("quick", "methods.backends.minmax:MinMax", "spdfq_bench.backends"),
         ]
     )
@@ -109,7 +109,7 @@ def test_entry_points_register_by_name_and_broken_ones_harm_nobody(
     assert type(METHODS.get("mine")).__name__ == "Noise"
     assert type(METHODS.get("real")).__name__ == "Real"
     assert type(BACKENDS.get("quick")).__name__ == "MinMax"
-    assert "The plugin real = methods.noise:Noise was skipped" in capsys.readouterr().err
+    assert "The plugin real = methods.synthesis.noise:Noise was skipped" in capsys.readouterr().err
     with pytest.raises(UsageError, match="'gone' cannot be loaded from nowhere_to_be_found"):
         METHODS.get("gone")
 

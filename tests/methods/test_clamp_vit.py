@@ -14,11 +14,10 @@ from tiny_models import noise, tiny_distilled, tiny_swin, tiny_vit
 from torch import Tensor, nn
 from torch.nn import functional
 
-from methods.clamp_vit import ClampViT, ClampViTConfig, _Objective
 from methods.contracts import SyntheticImages
 from methods.errors import UsageError
 from methods.models.architecture import attention_modules
-from methods.patch_contrast import Neighbourhood
+from methods.synthesis.clamp_vit import ClampViT, ClampViTConfig, Neighbourhood, _Objective
 
 CONFIG = ClampViTConfig(images=3, iterations=3, rounds=1)
 VIT, SWIN = tiny_vit(), tiny_swin()

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from methods.contracts import ImageSpace, SyntheticImages
-from methods.dmi import DMI, DMIConfig, InversionLoss
 from methods.errors import UsageError
 from methods.optimisation.views import View
 from methods.registry import METHODS
-from methods.smi import SMI, SMIConfig, _SparseLoss
+from methods.synthesis.dmi import DMI, DMIConfig, InversionLoss
+from methods.synthesis.smi import SMI, SMIConfig, _SparseLoss
 
 VIT, SWIN = tiny_vit(), tiny_swin()
 DENSE = DMIConfig(images=4, iterations=12, jitter=56)

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from methods.contracts import ImageSpace, SyntheticImages
 from methods.errors import UsageError
-from methods.fdd import FDD, ROUNDS, FDDConfig, _Objective
+from methods.synthesis.fdd import FDD, ROUNDS, FDDConfig, _Objective
 
 CONFIG = FDDConfig(images=3, iterations=20, jitter=3.0)
 

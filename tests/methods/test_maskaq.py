@@ -16,12 +16,12 @@ from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.head_similarity import head_dissimilarity
-from methods.maskaq import MaskAQ, MaskAQConfig, MaskAQObjective
-from methods.masked_alignment import RowSample, masked_difference
-from methods.mimiq import MimiQ, MimiQConfig
 from methods.models.architecture import attention_sites
 from methods.models.attention import Operands, attention_operands
+from methods.synthesis.maskaq import MaskAQ, MaskAQConfig, MaskAQObjective
+from methods.synthesis.maskaq_alignment import RowSample, masked_difference
+from methods.synthesis.mimiq import MimiQ, MimiQConfig
+from methods.synthesis.mimiq_heads import head_dissimilarity
 
 CONFIG = MaskAQConfig(images=3, iterations=3, rounds=2, refresh=2)
 VIT, SWIN = tiny_vit(), tiny_swin()

@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from methods.contracts import ImageSpace, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.head_similarity import head_dissimilarity
-from methods.mimiq import MimiQ, MimiQConfig, MimiQObjective
 from methods.models.architecture import attention_modules, attention_sites
 from methods.models.attention import attention_operands
 from methods.optimisation.views import Look
+from methods.synthesis.mimiq import MimiQ, MimiQConfig, MimiQObjective
+from methods.synthesis.mimiq_heads import head_dissimilarity
 
 HALF = ImageSpace(16, 16, (0.5,) * 3, (0.5,) * 3)
 CONFIG = MimiQConfig(images=3, iterations=4, roll=30)

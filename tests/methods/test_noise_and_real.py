@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from methods.contracts import ImageSpace, SynthesisContext
 from methods.errors import UsageError
-from methods.noise import Noise, NoiseConfig
-from methods.real import Real, RealConfig
+from methods.synthesis.noise import Noise, NoiseConfig
+from methods.synthesis.real import Real, RealConfig
 
 SPACE = ImageSpace(32, 24, (0.5,) * 3, (0.5,) * 3)
 

@@ -10,7 +10,7 @@ from tiny_models import noise, tiny_distilled, tiny_vit
 from torch import Tensor
 
 from methods.optimisation.views import View
-from methods.pruning import erased, followed, only_patches, strongest
+from methods.synthesis.smi import erased, followed, only_patches, strongest
 
 KEPT = torch.tensor([[0, 5, 7], [2, 3, 15]])
 

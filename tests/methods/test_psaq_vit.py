@@ -17,7 +17,7 @@ from methods.contracts import ImageSpace, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.models.architecture import attention_modules
 from methods.optimisation import loop, views
-from methods.psaq_vit import PSAQViT, PSAQViTConfig, _Objective
+from methods.synthesis.psaq_vit import PSAQViT, PSAQViTConfig, _Objective
 
 HALF = ImageSpace(16, 16, (0.5,) * 3, (0.5,) * 3)
 CONFIG = PSAQViTConfig(images=4, iterations=4, jitter=30)

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from methods.bits import Bits
 from methods.contracts import SyntheticImages
 from methods.errors import UsageError
-from methods.psaq_vit_v2 import PSAQViTV2, PSAQViTV2Config, _Objective
 from methods.quant.insert import quantized_layers
 from methods.quant.quantizers.uniform import UniformQuantizer
-from methods.student import Student
+from methods.synthesis.psaq_vit_v2 import PSAQViTV2, PSAQViTV2Config, Student, _Objective
 
 CONFIG = PSAQViTV2Config(images=3, iterations=4, jitter=30)
 

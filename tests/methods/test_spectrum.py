@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from methods.contracts import ImageSpace
-from methods.spectrum import Ring, filtered
+from methods.synthesis.fdd import Ring, filtered
 
 SPACES = {
     (16, 16): ImageSpace(16, 16, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

@@ -2,7 +2,7 @@
 
 Choi et al., "MimiQ: Low-Bit Data-Free Quantization of Vision Transformers with Encouraging Inter-Head Attention
 Similarity", AAAI 2025: L = L_SSIM + CE + 2.5e-5 L_TV, with L_SSIM the mean over layers of 1 - SSIM^2 between the
-heads' maps of a query (`methods.head_similarity`), CE the cross-entropy to one random class per image and L_TV
+heads' maps of a query (`methods.synthesis.mimiq_heads`), CE the cross-entropy to one random class per image and L_TV
 PSAQ-ViT's V with its diagonal norms divided by the root of two. AdamW from 0.1 to 1e-3 by a cosine. At every step
 all images are rolled, and every channel is shown as (x - m) / e^s + o, with m, s ~ U(-1, 1) and o Gaussian, its
 deviation falling from 0.5 to 0 over the run. The training stage is the backend `mimiq_qat`.
@@ -25,12 +25,12 @@ from torch.nn import functional
 
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.head_similarity import head_dissimilarity
 from methods.models.architecture import attention_sites
 from methods.models.attention import Operands, attention_operands
 from methods.optimisation.loop import LoopSettings, optimize_images
 from methods.optimisation.losses import soft_cross_entropy, total_variation
 from methods.optimisation.views import Look
+from methods.synthesis.mimiq_heads import head_dissimilarity
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 Li, Chen, Xiao, Gu, "PSAQ-ViT V2: Towards Accurate and General Data-Free Quantization for Vision Transformers",
 TNNLS 2023. No classes: L = -D + L_PSE + 0.05 L_TV, with the discrepancy D = mean |F(x) - Q(x)| of the logits of the
-model F and of a quantized student Q, and L_PSE and L_TV of PSAQ-ViT (`methods.psaq_vit`). Steps alternate: the
-images maximise D, the student, whose weights learn straight through its quantizers, minimises it. Its code was
+model F and of a quantized student Q, and L_PSE and L_TV of PSAQ-ViT (`methods.synthesis.psaq_vit`). Steps alternate:
+the images maximise D, the student, whose weights learn straight through its quantizers, minimises it. Its code was
 never released. Inferred: all settings but PSAQ-ViT's own; the student's bits, which are those of a synthesis and not
 of what is quantized with its images; its min-max ranges, set anew on the images before each of its steps
-(`methods.student`); Adam; that the student answers the images as shown; L_TV as the TV-like prior of the paper.
+(`methods.synthesis.psaq_vit_v2`); Adam; that the student answers the images as shown; L_TV as the TV-like prior of
+the paper.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from methods.bits import Bits
 from methods.contracts import Method, SynthesisContext, SyntheticImages
@@ -27,7 +29,9 @@ from methods.optimisation.losses import total_variation, variation_target
 from methods.optimisation.patch_entropy import PatchEntropy
 from methods.optimisation.patch_similarity import DensityLaw
 from methods.optimisation.views import Jitter
-from methods.student import Student
+from methods.quant.calibrate import calibrate
+from methods.quant.insert import insert_quantizers, quantized_layers
+from methods.quant.recipe import MIN_MAX
 
 
 @dataclass(frozen=True)
@@ -135,3 +139,48 @@ class _Objective:
         """Return -D of a micro-batch, from the model's logits and the student's."""
         apart = (logits - self.student(shown[rows])).abs().sum() / (len(shown) * logits.shape[1])
         return {"discrepancy": -self.config.discrepancy_weight * apart}
+
+
+class Student:
+    """Weights symmetric per channel with the ranges of the model's own, activations asymmetric per tensor.
+
+    Gradients pass straight through rounding, to the pixels and, within `learn`, to weights and biases.
+    """
+
+    def __init__(self, model: nn.Module, bits: Bits, learning_rate: float, micro_batch: int) -> None:
+        """Copy and quantize the model; raises UsageError for a family that is not supported."""
+        self.teacher, self.micro_batch = model, micro_batch
+        self.network = insert_quantizers(model, bits, MIN_MAX)
+        layers = [layer.layer for _, layer in quantized_layers(self.network)]
+        self.parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the student's logits, differentiable with respect to the images [n, C, H, W]."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def calibrate(self, images: Tensor) -> None:
+        """Set the ranges of all activations from minimum to maximum over the images."""
+        calibrate(self.network, images)
+
+    def learn(self, images: Tensor) -> float:
+        """Take one step of Adam towards the model's logits on the images; return the discrepancy before it."""
+        self._learning(True)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        with torch.autocast(images.device.type, enabled=False):
+            for batch in images.detach().split(self.micro_batch):
+                with torch.no_grad():
+                    wanted = self.teacher(batch)
+                loss = functional.l1_loss(self(batch), wanted) * len(batch) / len(images)
+                loss.backward()
+                total += loss.item()
+        self.optimizer.step()
+        self._learning(False)
+        return total
+
+    def _learning(self, on: bool) -> None:
+        """Let gradients reach weights and biases, or not, which spares an image step their cost."""
+        for parameter in self.parameters:
+            parameter.requires_grad_(on)

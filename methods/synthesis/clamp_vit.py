@@ -9,14 +9,15 @@ similar are its positives P, all patches but these and itself its negatives, and
     L_PC = mean over layers, images, anchors and p in P of -log(e^(s_ip / t) / (e^(s_ip / t) + sum_n e^(s_in / t)))
 
 with s the cosine similarity and t = 0.1; the choice of positives is constant for the gradient. Cross-entropy to one
-random class per image, |V - v0|, jitter, optimizer and steps are PSAQ-ViT's (`methods.psaq_vit`). The paper repeats
-generation and search in turn; here the second stage is the backend `clamp_search`, and neither sees the other.
+random class per image, |V - v0|, jitter, optimizer and steps are PSAQ-ViT's (`methods.synthesis.psaq_vit`). The paper
+repeats generation and search in turn; here the second stage is the backend `clamp_search`, and neither sees the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -30,7 +31,6 @@ from methods.models.attention import attention_outputs
 from methods.optimisation.loop import LoopSettings, from_noise
 from methods.optimisation.losses import soft_cross_entropy, total_variation, variation_target
 from methods.optimisation.views import Jitter
-from methods.patch_contrast import Neighbourhood
 
 
 @dataclass(frozen=True)
@@ -134,3 +134,46 @@ class _Objective:
             yield terms
         if self.config.tv_weight > 0:
             yield {"tv": self.config.tv_weight * (total_variation(shown) - self.variation_target).abs()}
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """grid: rows and columns of the map; radius: of the square of neighbours, in patches; positives: how many of
+    them, the most similar ones, attract an anchor (fewer at the edges, where fewer are there); temperature: what
+    cosine similarities are divided by."""
+
+    grid: tuple[int, int]
+    radius: int
+    positives: int
+    temperature: float
+
+    def __post_init__(self) -> None:
+        if self.radius < 1 or self.positives < 1 or self.temperature <= 0:
+            raise UsageError("A contrast of patches needs radius >= 1, positives >= 1 and temperature > 0.")
+
+    @cached_property
+    def near(self) -> Tensor:
+        """Return which patches are neighbours, not counting oneself: a mask [patches, patches]."""
+        rows, columns = (torch.arange(size) for size in self.grid)
+        places = torch.cartesian_prod(rows, columns)
+        distance = (places[:, None] - places[None]).abs().amax(dim=-1)
+        return (distance > 0) & (distance <= self.radius)
+
+    def contrast(self, tokens: Tensor) -> Tensor:
+        """Return L_PC of every image, [n], from tokens [n, windows, patches, d], at least positives + 2 patches.
+
+        Every anchor's mean over its positives, then the mean over anchors and windows.
+        """
+        with torch.autocast(tokens.device.type, enabled=False):
+            units = functional.normalize(tokens.float(), dim=-1)
+            scores = units @ units.transpose(-2, -1) / self.temperature
+            near = self.near.to(tokens.device)
+            count = min(self.positives, int(near.sum(dim=1).max()))
+            neighbours = scores.detach().masked_fill(~near, -torch.inf)
+            best, chosen = neighbours.topk(count, dim=-1)
+            valid = best.isfinite()
+            itself = torch.eye(len(near), dtype=torch.bool, device=tokens.device)
+            left_out = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, chosen, valid) | itself
+            negatives = scores.masked_fill(left_out, -torch.inf).logsumexp(dim=-1, keepdim=True)
+            losses = functional.softplus(negatives - scores.gather(-1, chosen)) * valid
+            return (losses.sum(dim=-1) / valid.sum(dim=-1)).mean(dim=(1, 2))

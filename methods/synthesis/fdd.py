@@ -1,8 +1,8 @@
 """The method `fdd`: FDD-DFQ-ViT, patch-similarity synthesis that learns coarse shapes before fine detail.
 
-PRCV 2023, its authors' public code. L = L_OH + L_PSE + 0.05 L_TV of PSAQ-ViT (`methods.psaq_vit`), but the model
-sees images through a filter of their spectrum, in five rounds that let ever more of it pass. In the first half of
-a round it is a disk: |F^-1 M F x| of the pixels x, M one where the distance to the centre of the shifted spectrum
+PRCV 2023, its authors' public code. L = L_OH + L_PSE + 0.05 L_TV of PSAQ-ViT (`methods.synthesis.psaq_vit`), but the
+model sees images through a filter of their spectrum, in five rounds that let ever more of it pass. In the first half
+of a round it is a disk: |F^-1 M F x| of the pixels x, M one where the distance to the centre of the shifted spectrum
 is within a radius. In the second half it is a ring, and the classes are learned in halves from the label and from
 what the model makes of the disk: 1/2 CE + 1/2 KL(softmax(F(disk)) || softmax(F(ring))), the first without gradient.
 Inferred: both edges of a ring belong to it; radii and jitter in proportion to half the shorter side, since the code
@@ -27,7 +27,36 @@ from methods.optimisation.losses import random_classes, soft_cross_entropy, tota
 from methods.optimisation.patch_entropy import PatchEntropy
 from methods.optimisation.patch_similarity import DensityLaw
 from methods.optimisation.views import Jitter
-from methods.spectrum import Ring, filtered
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Frequencies whose distance to the centre of the shifted spectrum is from `inner` to `outer`, both included,
+    in units of half the shorter side; a disk where `inner` is 0."""
+
+    inner: float
+    outer: float
+
+    def mask(self, height: int, width: int, device: torch.device) -> Tensor:
+        """Return, for the half spectrum [height, width // 2 + 1] of real images, where it passes, as bool."""
+        rows = torch.fft.ifftshift(torch.arange(height, dtype=torch.float64, device=device) - height // 2)
+        columns = torch.arange(width // 2 + 1, dtype=torch.float64, device=device)
+        distance: Tensor = torch.hypot(rows[:, None], columns[None]) / (min(height, width) / 2)
+        return (distance >= self.inner) & (distance <= self.outer)
+
+
+def filtered(images: Tensor, ring: Ring, space: ImageSpace) -> Tensor:
+    """Return normalized images [n, C, H, W] of whose pixels only the ring is left: |F^-1 M F x|, differentiable.
+
+    The mask is the same on both sides of the centre, so that the inverse is real and half the spectrum is enough.
+    """
+    height, width = images.shape[-2:]
+    mean = torch.tensor(space.mean, device=images.device)[:, None, None]
+    std = torch.tensor(space.std, device=images.device)[:, None, None]
+    spectrum = torch.fft.rfft2(images * std + mean) * ring.mask(height, width, images.device)
+    pixels: Tensor = torch.fft.irfft2(spectrum, s=(height, width)).abs()
+    return (pixels - mean) / std
+
 
 ROUNDS = (
     (Ring(0.0, 0.2), Ring(0.1, 0.4)),

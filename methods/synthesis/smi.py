@@ -2,8 +2,8 @@
 
 Hu et al., "Sparse Model Inversion: Efficient Inversion of Vision Transformers for Data-Free Applications", ICML
 2024. At its points the patches that get the least attention from the class token in the last block, mean over
-heads, are removed for good behind the positional embedding (`methods.pruning`): later steps work on fewer tokens.
-The attention is that of the step before; both steps show the images as they are, at all others the remaining
+heads, are removed for good behind the positional embedding (`methods.synthesis.smi`): later steps work on fewer
+tokens. The attention is that of the step before; both steps show the images as they are, at all others the remaining
 patches follow rolls and flips to the nearest patch. In the end pruned patches are zero, the mean colour. Inferred,
 beside what `dmi` is: how points and counts are rounded, and that short runs draw the points together. The code
 calibrates quantizers on the kept patches alone; here a backend is given whole images, zeros included.
@@ -12,19 +12,21 @@ calibrates quantizers on the kept patches alone; here a backend is given whole i
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from methods.contracts import SynthesisContext, SyntheticImages
-from methods.dmi import DMI, DMIConfig, InversionLoss
 from methods.errors import UsageError
 from methods.models.architecture import attention_sites
 from methods.models.attention import attention_maps
 from methods.optimisation.views import View
-from methods.pruning import erased, followed, only_patches, strongest
+from methods.synthesis.dmi import DMI, DMIConfig, InversionLoss
 
 _LAST_POINT = 0.75
 
@@ -112,3 +114,48 @@ class SMI(DMI):
         made.images = erased(made.images, kept, loss.site.grid)
         made.extras["kept"] = kept
         return made
+
+
+@contextmanager
+def only_patches(model: VisionTransformer, kept: Tensor) -> Iterator[None]:
+    """Let, inside the `with`, only the prefix tokens and the kept patches of every image into the blocks.
+
+    The others are removed after the positional embedding, where timm has its patch dropout: all that follows works
+    on fewer tokens, and no gradient reaches their pixels.
+    """
+
+    def select(_module: nn.Module, _arguments: Any, tokens: Tensor) -> Tensor:
+        prefix = model.num_prefix_tokens
+        patches = tokens[:, prefix:].gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
+        return torch.cat([tokens[:, :prefix], patches], dim=1)
+
+    hook = model.patch_drop.register_forward_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def followed(kept: Tensor, view: View, grid: tuple[int, int], patch: tuple[int, int]) -> Tensor:
+    """Return where the kept patches are in a view of the image, each at the nearest patch of the grid.
+
+    grid: rows and columns of patches; patch: height and width of one, in pixels.
+    """
+    rows, columns = grid
+    row = (kept // columns + round(view.down / patch[0])) % rows
+    column = (kept % columns + round(view.right / patch[1])) % columns
+    return row * columns + (columns - 1 - column if view.flipped else column)
+
+
+def strongest(kept: Tensor, attention: Tensor, ratio: float) -> Tensor:
+    """Return what is left of the kept patches without the share `ratio` that gets the least `attention` [n, k]."""
+    count = max(1, round((1 - ratio) * kept.shape[1]))
+    return kept.gather(1, attention.topk(count, dim=1).indices.sort(dim=1).values)
+
+
+def erased(images: Tensor, kept: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return images [n, C, H, W] with zeros in place of the patches that are not kept."""
+    rows, columns = grid
+    mask = torch.zeros((len(images), rows * columns), dtype=torch.bool, device=images.device).scatter_(1, kept, True)
+    mask = mask.unflatten(1, (1, rows, columns)).repeat_interleave(images.shape[2] // rows, dim=2)
+    return images.masked_fill(~mask.repeat_interleave(images.shape[3] // columns, dim=3), 0.0)

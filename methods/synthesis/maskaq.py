@@ -1,6 +1,7 @@
 """The method `maskaq`: MaskAQ, MimiQ's images whose attention also survives quantization, and made anew for it.
 
-"MaskAQ", ICML 2026 (arXiv 2606.04373), adds two terms to MimiQ's loss (`methods.mimiq`), both a mean over layers:
+"MaskAQ", ICML 2026 (arXiv 2606.04373), adds two terms to MimiQ's loss (`methods.synthesis.mimiq`), both a mean over
+layers:
 L_fb = -1/2 log(2 pi e v), v the variance of the cosine similarities between at most 64 sampled rows of attention
 (weight 1); and L_align (weight 0.1), the mean absolute difference between the floating-point and the quantized
 model's logits of the class token's attention to the patches, on the share r of patches with the largest
@@ -27,8 +28,6 @@ from torch import Tensor, nn
 from methods.bits import Bits
 from methods.contracts import SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.masked_alignment import RowSample, masked_difference
-from methods.mimiq import MimiQ, MimiQConfig, MimiQObjective
 from methods.models.architecture import attention_sites
 from methods.models.attention import Operands, attention_operands
 from methods.optimisation.loop import optimize_images
@@ -36,6 +35,8 @@ from methods.optimisation.views import Look
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import insert_quantizers
 from methods.quant.recipe import MIN_MAX
+from methods.synthesis.maskaq_alignment import RowSample, masked_difference
+from methods.synthesis.mimiq import MimiQ, MimiQConfig, MimiQObjective
 
 
 @dataclass(frozen=True)

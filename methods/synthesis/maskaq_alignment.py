@@ -1,6 +1,6 @@
 """What MaskAQ adds to MimiQ: varied rows of attention, and attention that quantization leaves where it was.
 
-"MaskAQ", ICML 2026; the method as a whole, and what is inferred in it, is in `methods.maskaq`.
+"MaskAQ", ICML 2026; the method as a whole, and what is inferred in it, is in `methods.synthesis.maskaq`.
 """
 
 from __future__ import annotations

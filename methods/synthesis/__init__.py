@@ -1,0 +1,1 @@
+"""Methods: how calibration images are made, one file each."""
