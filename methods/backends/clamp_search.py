@@ -10,8 +10,9 @@ image's other tokens the negatives (of the other images, where an output has no 
 
     fitness = - mean over tokens of -log(e^(s_ii / t) / sum_j e^(s_ij / t)),   s cosine similarity, t = 0.1
 
-The first generation (`methods.quant.evolution`) is the start, all factors 1, and mutations of it; the best one of each
-lives on, so that no unit ends less fit than it began. Weights are not learned; bit-widths are given, not searched.
+The first generation (`methods.backends.clamp_search_evolution`) is the start, all factors 1, and mutations of it; the
+best one of each lives on, so that no unit ends less fit than it began. Weights are not learned; bit-widths are given,
+not searched.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from methods.backends.clamp_search_evolution import Evolution, evolve
 from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
 from methods.models.architecture import reconstruction_units
 from methods.quant.calibrate import calibrate
-from methods.quant.evolution import Evolution, evolve
 from methods.quant.insert import fold_weights, insert_quantizers
 from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.recipe import MIN_MAX

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from methods.backends import clamp_search
 from methods.backends.clamp_search import ClampSearch, ClampSearchConfig, contrastive_fitness, search_unit
+from methods.backends.clamp_search_evolution import Evolution, evolve
 from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.errors import UsageError
 from methods.models.architecture import reconstruction_units
 from methods.quant.calibrate import calibrate
-from methods.quant.evolution import Evolution, evolve
 from methods.quant.insert import insert_quantizers
 from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.recipe import MIN_MAX

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from methods.backends import mimiq_qat
 from methods.backends.mimiq_qat import MimiQQat, MimiQQatConfig
+from methods.backends.mimiq_qat_loss import Distillation, head_structure_loss, logit_loss
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.errors import UsageError
-from methods.head_distillation import Distillation, head_structure_loss, logit_loss
 from methods.optimisation.loop import DivergenceError
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import fold_weights, insert_quantizers, quantized_layers
