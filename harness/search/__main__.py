@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.command import add_data_options, add_run_options, positive, run_command
-from harness.search.measure import SearchRun, Told, run_here
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.search.measure import Outcome
+    from harness.search.measure import Outcome, SearchRun, Told
 
 
 _EXAMPLES = """a space file, which replaces ranges the method and the backend declare, or adds settings to them:
@@ -154,4 +153,6 @@ def run_search(run: SearchRun, told: Told) -> None:
     if run.settings.executor == "ray":
         import_module("harness.search.on_ray").execute(run, told)
     else:
+        from harness.search.measure import run_here
+
         run_here(run, told)

@@ -158,7 +158,7 @@ def test_too_much_for_ray_is_found_before_ray_starts(tmp_path: Path) -> None:
 
 
 def test_help_is_quick_and_ends_with_examples() -> None:
-    for module in ("bench", "leaderboard", "search"):
+    for module in ("bench", "leaderboard", "search.__main__", "perf.__main__"):
         script = (
             f"import sys, time; start = time.perf_counter(); import harness.{module} as command\n"
             "try: command.main(['--help'])\nexcept SystemExit as stop: code = stop.code\n"
@@ -170,7 +170,7 @@ def test_help_is_quick_and_ends_with_examples() -> None:
         examples = done.out.partition("examples:\n")[2].splitlines()[:-1]
         commands = [line.strip() for line in examples if line.strip()]
         assert len(commands) >= 3
-        assert all(command.startswith(f"python -m harness.{module}") for command in commands)
+        assert all(command.startswith(f"python -m harness.{module.removesuffix('.__main__')}") for command in commands)
 
 
 def test_plan_counts_and_writes_nothing(tmp_path: Path) -> None:

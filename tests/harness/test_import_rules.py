@@ -109,5 +109,67 @@ def test_only_the_ray_executors_import_ray() -> None:
 
 
 def test_the_registries_fill_without_torch() -> None:
-    script = "import sys; from harness import catalog; catalog.load(); print('torch' in sys.modules)"
+    script = "import sys; from harness.inputs import plugins; plugins.load(); print('torch' in sys.modules)"
     assert python("-c", script).out.strip() == "False"
+
+
+# One way: what stands on a later floor may import what stands on earlier ones, lazily or not, and never the other way.
+FLOORS = [
+    {"methods.errors"},
+    {"methods.bits"},
+    {"methods.contracts"},
+    {"methods.registry"},
+    {"methods.models"},
+    {"methods.quant", "methods.optimisation"},
+    {"methods.loop", "methods.synthesis", "methods.backends"},
+    {"methods", "spdfq"},
+    {"harness.record"},
+    {"harness.inputs"},
+    {"harness.plan", "harness.report"},
+    {"harness.trial"},
+    {"harness.execute"},
+    {"harness.cli"},
+    {"harness"},
+    {"harness.search", "harness.perf"},
+]
+
+
+def room(module: str) -> tuple[int, str]:
+    """Return the floor of a module and its room there: the longest name of a floor that it begins with."""
+    return max(
+        (
+            (number, name)
+            for number, floor in enumerate(FLOORS)
+            for name in floor
+            if f"{module}.".startswith(f"{name}.")
+        ),
+        key=lambda found: len(found[1]),
+    )
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for package in sorted(PACKAGES):
+        for path in files(package):
+            words = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(words[:-1] if words[-1] == "__init__" else words), path
+
+
+def test_imports_go_one_way() -> None:
+    upwards = [
+        f"{module} imports {name}"
+        for module, path in modules()
+        for name in imported(path)
+        if name.partition(".")[0] in PACKAGES and room(name) != room(module) and room(name)[0] >= room(module)[0]
+    ]
+    assert upwards == []
+
+
+def test_there_is_no_circle_even_of_lazy_imports() -> None:
+    known = {module for module, _ in modules()}
+    graph = {
+        module: {name if name in known else name.rpartition(".")[0] for name in imported(path)} & known - {module}
+        for module, path in modules()
+    }
+    while free := {module for module, needed in graph.items() if not needed & graph.keys()}:
+        graph = {module: needed for module, needed in graph.items() if module not in free}
+    assert sorted(graph) == []

@@ -177,7 +177,7 @@ def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_tables_need_no_torch(tmp_path: Path) -> None:
     write_search(tmp_path, SEARCH)
     script = (
-        "import sys; from harness import search\n"
+        "import sys; from harness.search import __main__ as search\n"
         f"code = search.main(['--results', {str(tmp_path)!r}, '--table-only']); print(code, 'torch' in sys.modules)"
     )
     done = python("-c", script)
