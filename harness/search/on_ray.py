@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -63,7 +64,8 @@ def execute(run: SearchRun, told: Told) -> None:
     finally:
         ray.shutdown()
         shutil.rmtree(storage, ignore_errors=True)
-        shutil.rmtree(storage.parent, ignore_errors=True)
+        with suppress(OSError):  # another command's folder is still in it
+            storage.parent.rmdir()
     if watch.fatal is not None:
         raise UsageError(watch.fatal)
 

@@ -106,18 +106,22 @@ def _search(
     targets: dict[str, Tensor] = {}
     names = [name for name, _ in reconstruction_units(model)]
     hooks = [unit.register_forward_hook(partial(_keep, targets, name)) for name, unit in reconstruction_units(model)]
-    model(images)
-    for hook in hooks:
-        hook.remove()
+    try:
+        model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
     def search(name: str, unit: nn.Module, arguments: tuple[Tensor]) -> None:
         search_unit(unit, arguments[0], targets.pop(name), config, context.generator)
         context.report(len(names) - len(targets), len(names))
 
     hooks = [quantized.get_submodule(name).register_forward_pre_hook(partial(search, name)) for name in names]
-    quantized(images)
-    for hook in hooks:
-        hook.remove()
+    try:
+        quantized(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _keep(targets: dict[str, Tensor], name: str, _module: nn.Module, _arguments: Any, output: Tensor) -> None:

@@ -112,8 +112,10 @@ def exact_weights(model: nn.Module) -> Iterator[None]:
     layers = [layer for _, layer in quantized_layers(model) if layer.weights is not None]
     for layer in layers:
         layer.folded = True
-    yield
-    for layer in layers:
-        assert layer.weights is not None
-        layer.weights.fit(layer.layer.weight)
-        layer.folded = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            assert layer.weights is not None
+            layer.weights.fit(layer.layer.weight)
+            layer.folded = False

@@ -114,10 +114,12 @@ def _following_weights(quantized: nn.Module) -> Iterator[None]:
     pairs = [(layer.weights, layer.layer.weight) for _, layer in quantized_layers(quantized) if layer.weights]
     for quantizer, _ in pairs:
         quantizer.observing = quantizer.sequential = True
-    yield
-    for quantizer, weight in pairs:
-        quantizer.observing = quantizer.sequential = False
-        quantizer.fit(weight.detach())
+    try:
+        yield
+    finally:
+        for quantizer, weight in pairs:
+            quantizer.observing = quantizer.sequential = False
+            quantizer.fit(weight.detach())
 
 
 def _train(model: nn.Module, quantized: nn.Module, images: Tensor, config: Any, context: QuantizationContext) -> None:

@@ -55,10 +55,12 @@ def learnable(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
     """Let gradients reach the parameters for a while."""
     for parameter in parameters:
         parameter.requires_grad_(True)
-    yield parameters
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-        parameter.grad = None
+    try:
+        yield parameters
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None
 
 
 @contextmanager
@@ -74,9 +76,11 @@ def learned_scales(unit: nn.Module) -> Iterator[list[LearnedStepQuantizer]]:
     learned = [LearnedStepQuantizer(child, learn_offset=False) for _, _, child in places]
     for (parent, name, _), quantizer in zip(places, learned, strict=True):
         setattr(parent, name, quantizer)
-    yield learned
-    for (parent, name, _), quantizer in zip(places, learned, strict=True):
-        setattr(parent, name, quantizer.freeze())
+    try:
+        yield learned
+    finally:
+        for (parent, name, _), quantizer in zip(places, learned, strict=True):
+            setattr(parent, name, quantizer.freeze())
 
 
 @contextmanager
@@ -88,8 +92,10 @@ def learned_rounding(layers: Iterable[QuantizedLayer]) -> Iterator[list[AdaRound
             kept.append((layer, layer.weights))
             layer.weights = AdaRoundQuantizer(layer.weights, layer.layer.weight)
     learned = [layer.weights for layer, _ in kept if isinstance(layer.weights, AdaRoundQuantizer)]
-    yield learned
-    with torch.no_grad():
-        for (layer, plain), quantizer in zip(kept, learned, strict=True):
-            layer.layer.weight.copy_(quantizer.hardened())
-            layer.weights = plain
+    try:
+        yield learned
+    finally:
+        with torch.no_grad():
+            for (layer, plain), quantizer in zip(kept, learned, strict=True):
+                layer.layer.weight.copy_(quantizer.hardened())
+                layer.weights = plain

@@ -47,10 +47,12 @@ def reconstruct(
         step_done = partial(_report_from, report, index * learning.iterations, total)
         hook = partial(_learn_unit, targets.pop(name), learning, generator, step_done)
         before.append(unit.register_forward_pre_hook(hook))
-    with torch.no_grad():
-        quantized(images)
-    for handle in before:
-        handle.remove()
+    try:
+        with torch.no_grad():
+            quantized(images)
+    finally:
+        for handle in before:
+            handle.remove()
 
 
 def _report_from(report: Report, offset: int, total: int, step: int) -> None:
@@ -65,10 +67,12 @@ def _unit_outputs(model: nn.Module, images: Tensor) -> dict[str, Target]:
         outputs[name] = output
 
     after = [unit.register_forward_hook(partial(keep, name)) for name, unit in reconstruction_units(model)]
-    with torch.no_grad():
-        model(images)
-    for hook in after:
-        hook.remove()
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for hook in after:
+            hook.remove()
     return {name: partial(_given, output) for name, output in outputs.items()}
 
 

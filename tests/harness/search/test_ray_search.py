@@ -56,10 +56,13 @@ def test_a_search_by_optuna_goes_on_from_its_records(tmp_path: Path) -> None:
 
 def test_a_random_search_leaves_what_the_local_one_leaves(tmp_path: Path) -> None:
     words = ("--search", "random", "--samples", "3", "--cpus-per-trial", "1")
+    another = tmp_path / "ray" / "ray" / "of-another-command"
+    another.mkdir(parents=True)
     assert run(tmp_path, "ray", *words).code == 0
     assert run(tmp_path, "local", *words, "--executor", "local").code == 0
     assert figures(tmp_path / "ray") == figures(tmp_path / "local")
     assert len(figures(tmp_path / "ray")) == 3
+    assert list(another.parent.iterdir()) == [another]
 
 
 def test_asha_and_failures_on_ray(tmp_path: Path) -> None:

@@ -163,6 +163,13 @@ def test_one_image_and_every_width(build: Build, bits: str, distance: float) -> 
     assert error.item() <= distance
 
 
+def test_weights_are_quantized_again_where_something_raised_meanwhile() -> None:
+    network = insert_quantizers(tiny_vit(), W4A4, ias.RECIPE)
+    with pytest.raises(KeyboardInterrupt), exact_weights(network):
+        raise KeyboardInterrupt
+    assert not any(layer.folded for _, layer in quantized_layers(network))
+
+
 def test_a_constant_channel_stays_finite_and_exact_before_learning() -> None:
     model = tiny_vit()
     model.blocks[0].norm1.weight[3] = 0.0

@@ -164,6 +164,13 @@ def test_training_brings_the_network_nearer_to_the_model(build: Callable[[], Any
     assert losses[1] < 0.9 * losses[0]
 
 
+def test_ranges_stop_following_the_weights_where_something_raised_meanwhile() -> None:
+    network = start(tiny_vit())
+    with pytest.raises(KeyboardInterrupt), mimiq_qat._following_weights(network):
+        raise KeyboardInterrupt
+    assert not any(m.observing or m.sequential for m in network.modules() if isinstance(m, Quantizer))
+
+
 def test_what_is_left_is_plain_quantizers_and_weights_on_their_grid() -> None:
     quantized = train(tiny_vit())
     quantizers = [m for m in quantized.modules() if isinstance(m, Quantizer)]

@@ -232,3 +232,21 @@ def test_combinations_run_to_finite_logits_and_differ() -> None:
     found = Blockwise().quantize(model, noise(4), W4A4, config, QuantizationContext(generator()))(noise(4))
     error = (found - model(noise(4))).square().mean().sqrt() / model(noise(4)).std()
     assert 0.01 < error.item() < 0.5
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "adaround"])
+def test_what_stops_learning_leaves_a_plain_network(rounding: str) -> None:
+    """As where learning ends: plain quantizers, nothing to learn, no hook."""
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    model, images = tiny_vit(), noise(4)
+    quantized = prepared(model, images)
+    kinds = {name: type(module) for name, module in quantized.named_modules()}
+    learning = Learning(iterations=2, rounding=rounding, scales="learned", drop=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(model, quantized, images, learning, generator(), stop)
+    assert {name: type(module) for name, module in quantized.named_modules()} == kinds
+    assert not any(parameter.requires_grad for parameter in quantized.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in [*model.modules(), *quantized.modules()])
