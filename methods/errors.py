@@ -12,7 +12,12 @@ class UsageError(ValueError):
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Build the error for an unknown name, with the nearest known one and the list of all."""
-    names = sorted(known)
+    names, name = sorted(known), shortened(name)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UsageError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """Return a text whose middle is left out where it is too long for a sentence."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]} ({len(text)} characters)"

@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import csv
 import os
+import stat
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.errors import UsageError
+from methods.errors import UsageError, shortened
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp"}
+_MOST_PIXELS = 1 << 26  # ImageNet's largest image has 61 million; more are minutes of decoding and gigabytes
+_MOST_RATIO = 256  # of the sides; the shorter is resized to about 256 pixels, and the longer grows with it
 
 
 @lru_cache
@@ -46,7 +53,7 @@ def list_images(root: Path) -> list[tuple[str, int]]:
 
 def _from_class_folders(root: Path) -> list[tuple[str, int]]:
     known = class_index()
-    folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+    folders = sorted(child for child in root.iterdir() if _is_folder(child))
     unknown = [folder.name for folder in folders if folder.name not in known]
     if unknown:
         names = ", ".join(unknown[:3])
@@ -58,25 +65,55 @@ def _from_class_folders(root: Path) -> list[tuple[str, int]]:
         (path.relative_to(root).as_posix(), known[folder.name])
         for folder in folders
         for path in folder.iterdir()
-        if path.suffix.lower() in _SUFFIXES
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")  # macOS leaves a ._x.JPEG for each
     ]
 
 
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a visible folder; raises UsageError for a class folder that leads nowhere."""
+    if path.is_symlink() and path.name in class_index() and not path.exists():
+        raise UsageError(f"The class folder {path} is a link to something that is not there.")
+    return path.is_dir() and not path.name.startswith(".")
+
+
 def _from_table(root: Path, table: Path) -> list[tuple[str, int]]:
+    """Read labels.csv, each line on its own: no name spans lines, and a stray quote is blamed on its own line."""
     try:
-        text = table.read_text(encoding="utf-8-sig")
+        lines = table.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{table} cannot be read as UTF-8 text ({type(error).__name__}).") from error
-    files = []
-    reader = csv.DictReader(text.splitlines())
-    if not {"path", "label"} <= set(reader.fieldnames or ()):
+    header = _fields(lines[0], f"{table}, line 1")
+    if not {"path", "label"} <= set(header):
         raise UsageError(f"{table} needs a header line with the columns path,label.")
-    for row in reader:
-        place = f"{table}, line {reader.line_num}"
-        files.append((row["path"], _label(row["label"], place)))
-        if not (root / row["path"]).is_file():
-            raise UsageError(f"{place}: there is no file {row['path']!r}.")
+    files = []
+    for number, line in enumerate(lines[1:], start=2):
+        place = f"{table}, line {number}"
+        if fields := _fields(line, place):
+            row = dict(zip(header, fields, strict=False))
+            files.append((_file(root, row.get("path"), place), _label(row.get("label"), place)))
     return files
+
+
+def _fields(line: str, place: str) -> list[str]:
+    """Return the fields of one line, none for an empty one; raises UsageError for quotes that do not close."""
+    try:
+        return next(csv.reader([line.rstrip("\r")], strict=True), [])
+    except csv.Error as error:
+        raise UsageError(f"{place} is no line of CSV: {error}.") from error
+
+
+def _file(root: Path, name: str | None, place: str) -> str:
+    """Return a name that stands for a file or a link in the folder; whether it decodes is seen later."""
+    if not (name and _is_there(root / name)):
+        raise UsageError(f"{place}: there is no file {shortened(name or '')!r}.")
+    return name
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_symlink() or path.is_file()
+    except (OSError, ValueError):  # longer than names can be, or with a NUL
+        return False
 
 
 def _label(text: str | None, place: str) -> int:
@@ -84,35 +121,76 @@ def _label(text: str | None, place: str) -> int:
     word = (text or "").strip()
     if word in class_index():
         return class_index()[word]
-    if word.isascii() and word.isdecimal() and int(word) < len(class_index()):
-        return int(word)
-    raise UsageError(f"{place}: {word!r} is neither a class index 0..999 nor a WordNet id.")
+    digits = word.lstrip("0") or word[-1:]
+    if digits.isascii() and digits.isdecimal() and len(digits) < 5 and int(digits) < len(class_index()):
+        return int(digits)
+    raise UsageError(f"{place}: {shortened(word)!r} is neither a class index 0..999 nor a WordNet id.")
 
 
 def decode(path: Path, transform: Any) -> NDArray[np.uint8]:
-    """Return a file's pixels after a timm transform, uint8 [3, H, W]."""
+    """Return a file's pixels after a timm transform, uint8 [3, H, W]; raises ValueError for what it cannot show."""
     from PIL import Image
 
     with Image.open(path) as image:
-        pixels: NDArray[np.uint8] = transform(image.convert("RGB"))
+        _refuse_giants(image)
+        pixels: NDArray[np.uint8] = transform(to_rgb(image))
     return pixels
 
 
-def _readable(path: Path) -> bool:
-    """Whether a file decodes to its end; JPEGs are decoded at an eighth of their size, which reads all of it."""
+def to_rgb(image: Image) -> Image:
+    """Return an image as RGB of 8 bits, as torchvision's loader does (`convert("RGB")`: no alpha, palettes looked up).
+
+    Pillow clips 16-bit greys to white; they are scaled to 8 bits instead, rounded (65535 is 255). Raises ValueError
+    for modes whose range no file tells (I and F: 32 bits) or that have no way to RGB.
+    """
+    from PIL import Image as pillow
+
+    if image.mode.startswith("I;16"):
+        greys = np.asarray(image).astype(np.uint32)
+        return pillow.fromarray(((greys + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in {"I", "F", "La"}:
+        raise ValueError(f"pixels of Pillow's mode {image.mode} have no known range of brightness")
+    return image.convert("RGB")
+
+
+def _refuse_giants(image: Image) -> None:
+    """Raise ValueError for sizes that would take minutes or gigabytes; only the file's head has been read so far."""
+    short, long = sorted(image.size)
+    if short * long > _MOST_PIXELS or long > _MOST_RATIO * short:
+        raise ValueError(f"{image.width} x {image.height} pixels")
+
+
+def fault(path: Path) -> str | None:
+    """Return why a file cannot be decoded, None when it can: what this passes, `decode` decodes.
+
+    JPEGs are first decoded at an eighth of their size, which reads all of the file; whatever that refuses is decoded
+    as `decode` does.
+    """
+    for shrink in (True, False):
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                return "no regular file"
+            _try(path, shrink)
+        except Exception as error:  # decoders raise many kinds for damaged bytes; the file is named to the user
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        else:
+            return None
+    return shortened(reason or "damaged")
+
+
+def _try(path: Path, shrink: bool) -> None:
     from PIL import Image
 
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (image.width // 8, image.height // 8))
-            image.load()
-    except Exception:  # decoders raise many kinds for damaged bytes; the file is named to the user
-        return False
-    return True
+    with Image.open(path) as image:
+        _refuse_giants(image)
+        if shrink:
+            image.draft(None, (image.width // 8, image.height // 8))
+        to_rgb(image)
 
 
-def damaged(root: Path, paths: list[str]) -> list[str]:
-    """Return those of the paths that cannot be decoded."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        fine = list(pool.map(lambda path: _readable(root / path), paths))
-    return [path for path, good in zip(paths, fine, strict=True) if not good]
+def damaged(root: Path, paths: list[str]) -> dict[str, str]:
+    """Return {path: why} of those of the paths that cannot be decoded."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        warnings.filterwarnings("ignore", message="Image size")  # Pillow's, of giants, which are refused here
+        found = list(pool.map(lambda path: fault(root / path), paths))
+    return {path: why for path, why in zip(paths, found, strict=True) if why}

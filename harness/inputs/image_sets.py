@@ -136,27 +136,35 @@ def open_images(source: DataSource) -> ImageSet:
         pixels, classes = digits_split(train=source.where == DIGITS_TRAIN)
         chosen = limited(classes.tolist(), source.limit)
         return ArrayImages(source.where, pixels[chosen], classes[chosen].tolist())
-    files = [file for file in folders.list_images(source.folder) if file[0] not in set(source.excluded)]
+    return FolderImages(source.folder, _chosen(source.folder, source))
+
+
+def _chosen(root: Path, source: DataSource) -> list[tuple[str, int]]:
+    """Return (path, class) of the images of a folder that a source stands for; none of them is opened."""
+    out = frozenset(source.excluded)
+    files = [file for file in folders.list_images(root) if file[0] not in out]
     if not files:
-        raise UsageError(f"{source.folder} holds no readable image.")
-    return FolderImages(source.folder, [files[i] for i in limited([label for _, label in files], source.limit)])
+        raise UsageError(f"{root} holds no readable image.")
+    return [files[i] for i in limited([label for _, label in files], source.limit)]
 
 
 def checked(source: DataSource, skip_bad: bool) -> DataSource:
-    """Open an image set and decode every file once, so that a run does not stumble later.
+    """Decode every file of an image set once, so that a run does not stumble later.
 
     Returns the source, without the damaged files if `skip_bad`; else raises UsageError that names and counts
     them.
     """
     good: set[str] = set()
-    while isinstance(images := open_images(source), FolderImages):
-        fresh = [path for path, _ in images.files if path not in good]
-        bad = folders.damaged(images.root, fresh)
+    while source.folder is not None:
+        files = _chosen(source.folder, source)
+        fresh = [path for path, _ in files if path not in good]
+        bad = folders.damaged(source.folder, fresh)
         if not bad:
             break
         if not skip_bad:
+            named = ", ".join(f"{path}: {why}" for path, why in list(bad.items())[:3])
             raise UsageError(
-                f"{len(bad)} of {len(images)} images in {images.root} cannot be read ({', '.join(bad[:3])}); "
+                f"{len(bad)} of {len(files)} images in {source.folder} cannot be read ({named}); "
                 "--skip-bad-images leaves them out."
             )
         good |= set(fresh) - set(bad)

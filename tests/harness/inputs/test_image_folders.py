@@ -56,6 +56,12 @@ def test_a_table_gives_indices_and_ids(tmp_path: Path) -> None:
         ("path,label\n0.jpg,-1\n", ["'-1'"]),
         ("path,label\n0.jpg,²\n", ["'²'"]),
         ("path,label\n0.jpg\n", ["line 2"]),
+        ("label,path\n1,0.jpg\n2\n", ["line 3", "no file ''"]),
+        ("path,label\n0.jpg," + "9" * 5000 + "\n", ["line 2", "(5000 characters)"]),
+        ("path,label\n" + "a" * 5000 + ".jpg,1\n", ["line 2", "(5004 characters)"]),
+        ("path,label\n0.jpg,1\n" + "a" * 200_000 + ",1\n", ["line 3"]),
+        ('path,label\n0.jpg,1\n"1.jpg,1\n0.jpg,3\n', ["line 3", "CSV"]),
+        ("path,label\n0\0.jpg,1\n", ["line 2"]),
         ("path,label\nmissing.jpg,1\n", ["line 2", "missing.jpg"]),
         ("file,class\n0.jpg,1\n", ["path,label"]),
         ("", ["path,label"]),
@@ -110,7 +116,7 @@ def damaged_folder(root: Path) -> Path:
 def test_damaged_images_are_found(tmp_path: Path) -> None:
     root = damaged_folder(tmp_path)
     paths = [path for path, _ in list_images(root)]
-    assert damaged(root, paths) == ["n01443537/1.JPEG", "n02504458/4.JPEG"]
+    assert list(damaged(root, paths)) == ["n01443537/1.JPEG", "n02504458/4.JPEG"]
 
 
 def test_damaged_images_stop_the_run_named_and_counted(tmp_path: Path) -> None:
@@ -132,7 +138,7 @@ def test_a_subset_holds_only_sound_images_when_damaged_ones_are_left_out(tmp_pat
     source = checked(DataSource(str(damaged_folder(tmp_path)), limit), skip_bad=True)
     images = open_images(source)
     assert isinstance(images, FolderImages)
-    assert damaged(images.root, [path for path, _ in images.files]) == []
+    assert damaged(images.root, [path for path, _ in images.files]) == {}
     assert len(images) == min(limit, 4)
 
 

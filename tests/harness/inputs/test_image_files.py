@@ -1,0 +1,118 @@
+"""Image files: every mode of Pillow shown right or refused by name, and a check that agrees with the decoder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness_kit import save_image
+from numpy.typing import NDArray
+from PIL import Image
+
+from harness.inputs.image_folders import damaged, decode, fault, list_images, to_rgb
+from harness.inputs.image_sets import DataSource, checked, open_images
+from methods.errors import UsageError
+
+GREYS = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def pixels(path: Path) -> NDArray[np.uint8]:
+    return decode(path, lambda image: np.asarray(image))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bit_greys_are_shown_as_the_same_picture_of_eight_bits(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"grey.{suffix}"
+    Image.fromarray(GREYS.astype(np.uint16) * 257).save(path)
+    assert np.array_equal(pixels(path), np.stack([GREYS] * 3, axis=-1))
+
+
+def test_sixteen_bit_greys_are_rounded() -> None:
+    values = np.array([[0, 128, 129, 65406, 65407, 65535]], dtype=np.uint16)  # 257 k - 128.5 is the border to k
+    assert np.asarray(to_rgb(Image.fromarray(values)))[0, :, 0].tolist() == [0, 0, 1, 254, 255, 255]
+
+
+def test_big_endian_sixteen_bit_greys_are_read_in_their_order() -> None:
+    image = Image.frombytes("I;16B", (2, 1), bytes([0x80, 0x80, 0x01, 0x01]))
+    assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [128, 1]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"])
+def test_other_modes_are_shown_as_torchvision_s_loader_shows_them(mode: str) -> None:
+    image = Image.fromarray(np.stack([GREYS, GREYS.T, GREYS[::-1]], axis=-1))
+    image = image.convert("L").convert(mode) if mode in {"1", "LA", "PA"} else image.convert(mode)
+    assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["I", "F", "La"])
+def test_modes_without_a_known_range_are_refused_by_name(tmp_path: Path, mode: str) -> None:
+    with pytest.raises(ValueError, match=f"mode {mode} "):
+        to_rgb(Image.new(mode, (4, 4)))
+    if mode != "La":  # which no format stores
+        Image.new(mode, (4, 4)).save(tmp_path / "x.tiff")
+        (tmp_path / "x.tiff").rename(tmp_path / "x.png")
+        assert f"mode {mode} " in (fault(tmp_path / "x.png") or "")
+
+
+@pytest.mark.parametrize("size", [(6, 400), (400, 6), (1, 1), (7, 7), (8, 8), (9, 255)])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_check_passes_whatever_the_decoder_reads(
+    tmp_path: Path, size: tuple[int, int], mode: str, progressive: bool
+) -> None:
+    path = tmp_path / "x.jpeg"
+    Image.new(mode, size, 99).save(path, progressive=progressive)
+    assert fault(path) is None
+    assert pixels(path).shape == (size[1], size[0], 3)
+
+
+@pytest.mark.filterwarnings("ignore:Image size")
+@pytest.mark.parametrize("size", [(13_000, 13_000), (1, 1_000_000), (300, 1)])
+def test_giants_are_refused_by_their_size_before_they_are_decoded(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("1", size).save(tmp_path / "x.png")
+    assert damaged(tmp_path, ["x.png"]) == {"x.png": f"{size[0]} x {size[1]} pixels"}
+    with pytest.raises(ValueError, match="pixels"):
+        pixels(tmp_path / "x.png")
+
+
+def odd_folder(root: Path) -> Path:
+    """A sound image beside a dangling link, a link to itself, a pipe and a folder, all named as images."""
+    folder = root / "n01440764"
+    save_image(folder / "good.JPEG", 0)
+    (folder / "dangling.JPEG").symlink_to("/nowhere/x.JPEG")
+    (folder / "loop.JPEG").symlink_to("loop.JPEG")
+    os.mkfifo(folder / "pipe.JPEG")
+    (folder / "folder.JPEG").mkdir()
+    return root
+
+
+def test_what_is_no_regular_file_is_named_and_may_be_left_out(tmp_path: Path) -> None:
+    source = DataSource(str(odd_folder(tmp_path)))
+    with pytest.raises(UsageError, match="4 of 5 images"):
+        checked(source, skip_bad=False)
+    assert open_images(checked(source, skip_bad=True)).identity()["n"] == 1
+    why = damaged(tmp_path, [path for path, _ in list_images(tmp_path)])
+    assert why["n01440764/dangling.JPEG"] == "No such file or directory"
+    assert why["n01440764/pipe.JPEG"] == why["n01440764/folder.JPEG"] == "no regular file"
+
+
+def test_a_table_may_name_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    save_image(tmp_path / "a.jpg", 0)
+    (tmp_path / "b.jpg").symlink_to("/nowhere/b.jpg")
+    (tmp_path / "labels.csv").write_text("path,label\na.jpg,1\nb.jpg,2\n")
+    assert open_images(checked(DataSource(str(tmp_path)), skip_bad=True)).labels == [1]
+
+
+def test_a_class_folder_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    save_image(tmp_path / "n01440764" / "a.jpg", 0)
+    (tmp_path / "n01443537").symlink_to("/nowhere/n01443537")
+    with pytest.raises(UsageError, match="n01443537 is a link"):
+        list_images(tmp_path)
+
+
+def test_what_macos_leaves_beside_images_is_passed_over(tmp_path: Path) -> None:
+    save_image(tmp_path / "n01440764" / "a.jpg", 0)
+    (tmp_path / "n01440764" / "._a.jpg").write_bytes(b"x")
+    assert list_images(tmp_path) == [("n01440764/a.jpg", 0)]
