@@ -111,6 +111,10 @@ def _load_strictly(model: nn.Module, entry: ModelEntry, path: Path) -> None:
     misfits = _misfits({k: v.shape for k, v in model.state_dict().items()}, {k: v.shape for k, v in tensors.items()})
     if misfits:
         raise UsageError(f"{path} is not a checkpoint of {entry.tag}: {'; '.join(misfits[:3])}.")
+    broken = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise UsageError(f"{path} holds NaN or infinity in {', '.join(broken[:3])}{more}.")
     model.load_state_dict(tensors, strict=True)
 
 

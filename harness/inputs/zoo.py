@@ -104,9 +104,11 @@ def _timm_entry(name: str) -> ModelEntry:
         raise unknown_name("model", name, ENTRIES)
     if cfg.num_classes != 1000:
         raise UsageError(f"{name} has {cfg.num_classes} classes; only ImageNet-1k classifiers can be measured.")
+    tag = f"{arch}.{cfg.tag}" if cfg.tag else arch
     return ModelEntry(
-        name=f"{arch}.{cfg.tag}" if cfg.tag else arch,
-        tag=f"{arch}.{cfg.tag}" if cfg.tag else arch,
+        name=tag,
+        tag=tag,
+        expected_top1=next((entry.expected_top1 for entry in ENTRIES.values() if entry.tag == tag), None),
         crop=cfg.crop_pct,
         mean=tuple(cfg.mean),
         std=tuple(cfg.std),

@@ -13,6 +13,7 @@ from harness.record.cache import Cache, Entry, checksum
 from harness.record.records import pack_bits, write_record
 from harness.trial.cell_record import record_base
 from harness.trial.evaluate import logits_of, metrics
+from harness.trial.finite import require_finite
 from harness.trial.meter import metered
 from harness.trial.reference import StageReport, device_of, model_of, reference_logits
 from methods.contracts import QuantizationContext
@@ -35,6 +36,7 @@ def run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
     report("evaluate", 0, 1)
     with metered(device) as evaluating:
         logits = logits_of(quantized, job.data, entry, device, partial(report, "evaluate"))
+    require_finite(logits, lambda: quantized, job.data, entry)
     reference = reference_logits(job.subject, job.data, job.reference, settings, partial(report, "fp32"))
     found, correct = metrics(logits, reference, open_images(job.data).labels)
     record = record_base(job, settings, "ok")

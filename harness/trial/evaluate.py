@@ -64,13 +64,14 @@ def metrics(logits: Tensor, reference: Tensor, labels: list[int] | None) -> tupl
 
     Returns the metrics of a record (accuracies in percent; stderr: binomial standard error of top-1; kl: mean
     KL divergence of the FP32 distribution from the quantized one, in nats) and per-image correctness.
-    Accuracies are None without labels.
+    Accuracies are None without labels. Ties count as wrong: an image whose largest logit several classes share has no
+    prediction, and a label is among the top 5 only if at most 4 other classes have a logit at least as large.
     """
     import torch
     from torch.nn import functional
 
     count = len(logits)
-    predicted, original = logits.argmax(1), reference.argmax(1)
+    predicted, original = predictions(logits), predictions(reference)
     divergence = functional.kl_div(
         logits.log_softmax(1), reference.log_softmax(1), reduction="batchmean", log_target=True
     )
@@ -80,20 +81,26 @@ def metrics(logits: Tensor, reference: Tensor, labels: list[int] | None) -> tupl
         "stderr": None,
         "n": count,
         "fp32_top1": None,
-        "agreement": _percent(predicted == original),
+        "agreement": _percent((predicted == original) & (predicted >= 0)),
         "kl": float(divergence) if math.isfinite(float(divergence)) else None,
     }
     if labels is None:
         return found, None
     truth = torch.tensor(labels)
     correct = predicted == truth
-    top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    rivals = (~(logits < logits.gather(1, truth[:, None]))).sum(1) - 1
     share = float(correct.double().mean())
     found["top1"] = 100 * share
-    found["top5"] = _percent((top5 == truth[:, None]).any(1))
+    found["top5"] = _percent(rivals < 5)
     found["stderr"] = 100 * math.sqrt(share * (1 - share) / count)
     found["fp32_top1"] = _percent(original == truth)
     return found, correct.tolist()
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """Return the class of the one largest logit of each row of [n, classes], -1 where several share it, or NaN."""
+    largest = (logits == logits.amax(1, keepdim=True)).sum(1)  # none is equal to NaN
+    return logits.argmax(1).masked_fill(largest != 1, -1)
 
 
 def _percent(hits: Tensor) -> float:

@@ -11,7 +11,7 @@ from harness.inputs.digits import digits_split
 from harness.inputs.image_sets import DataSource
 from harness.inputs.weights import find_weights, load_model
 from harness.inputs.zoo import ENTRIES
-from harness.trial.evaluate import logits_of, metrics
+from harness.trial.evaluate import logits_of, metrics, predictions
 
 
 def test_accuracies_by_hand() -> None:
@@ -54,9 +54,31 @@ def test_without_labels_only_agreement_is_known() -> None:
     assert (found["agreement"], found["n"]) == (50.0, 2)
 
 
-def test_an_infinite_divergence_is_none() -> None:
-    found, _ = metrics(torch.full((1, 2), float("nan")), torch.zeros(1, 2), [0])
-    assert found["kl"] is None
+def test_ties_have_no_prediction_and_count_as_wrong() -> None:
+    tied, first, last = [1.0, 1.0, 0.0], [2.0, 1.0, 0.0], [0.0, 1.0, 2.0]
+    logits = torch.tensor([tied, tied, first, last])
+    assert predictions(logits).tolist() == [-1, -1, 0, 2]
+    found, correct = metrics(logits, torch.tensor([tied, first, first, last]), [0, 0, 0, 2])
+    assert correct == [False, False, True, True]
+    assert (found["top1"], found["fp32_top1"], found["agreement"]) == (50.0, 75.0, 50.0)
+
+
+def test_constant_logits_agree_with_nothing_and_are_never_right() -> None:
+    found, _ = metrics(torch.zeros(4, 10), torch.zeros(4, 10), [0, 0, 3, 9])
+    assert [found[name] for name in ("top1", "top5", "fp32_top1", "agreement")] == [0.0] * 4
+
+
+def test_a_label_is_among_the_top_five_only_if_four_others_at_most_are_not_below_it() -> None:
+    five_share, six_share = [3.0] * 5 + [0.0], [3.0] * 6
+    found, _ = metrics(torch.tensor([five_share, six_share, five_share]), torch.zeros(3, 6), [0, 0, 5])
+    assert found["top5"] == pytest.approx(100 / 3)
+
+
+def test_what_is_no_number_is_never_right() -> None:
+    nothing = torch.full((2, 10), float("nan"))
+    found, correct = metrics(nothing, nothing, [0, 0])
+    assert correct == [False, False]
+    assert [found[name] for name in ("top1", "top5", "fp32_top1", "agreement", "kl")] == [0.0, 0.0, 0.0, 0.0, None]
 
 
 def test_logits_are_those_of_a_plain_pass_in_order() -> None:

@@ -1,0 +1,119 @@
+"""What FP32 logits must be before anything is measured against them: numbers, of the image, and far above chance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from harness_kit import records_of, run_bench
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from harness.inputs.digits import EMBEDDED
+from harness.inputs.image_sets import ArrayImages, DataSource
+from harness.inputs.weights import Weights, find_weights, load_model
+from harness.inputs.zoo import ENTRIES, select_models
+from harness.trial.finite import NonFinite, first_non_finite, require_finite
+from harness.trial.reference import gate_problem
+from methods.backends.minmax import MinMax
+from methods.errors import UsageError
+from methods.registry import BACKENDS
+
+DIGITS = ENTRIES["vit_digits"]
+
+
+class Divides(nn.Module):
+    """Makes infinity of zero."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 1 / x
+
+
+def test_the_first_layer_without_numbers_is_named() -> None:
+    model = nn.Sequential(nn.Identity(), nn.Sequential(nn.ReLU(), Divides()), nn.Flatten())
+    assert first_non_finite(model, -torch.ones(1, 2)) == "1.1"  # ReLU's zeros are numbers, what divides is the first
+    assert first_non_finite(model, torch.ones(1, 2)) is None
+
+
+def test_logits_without_numbers_are_counted_and_traced_to_a_layer() -> None:
+    model = load_model(DIGITS, find_weights(DIGITS, None))
+    with torch.no_grad():
+        model.get_parameter("blocks.1.mlp.fc1.weight")[0, 0] = float("inf")
+    logits = torch.zeros(20, 10)
+    require_finite(logits, lambda: pytest.fail("asked for"), DataSource("digits", 20), DIGITS)
+    logits[3, 5] = float("nan")
+    with pytest.raises(NonFinite, match=r"1 of 20 images are not finite; blocks\.1\.mlp\.fc1 is where"):
+        require_finite(logits, lambda: model, DataSource("digits", 20), DIGITS)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_without_numbers_are_refused_by_name(tmp_path: Path, value: float) -> None:
+    tensors = load_file(EMBEDDED / "vit_digits.safetensors")
+    tensors["blocks.1.mlp.fc1.bias"][2] = value
+    save_file(tensors, tmp_path / "broken.safetensors")
+    with pytest.raises(UsageError, match=r"holds NaN or infinity in blocks\.1\.mlp\.fc1\.bias"):
+        load_model(DIGITS, Weights(tmp_path / "broken.safetensors", "a" * 64))
+
+
+class NoNumbers(MinMax):
+    """Leaves a network whose last normalization multiplies by NaN."""
+
+    name = "no_numbers"
+
+    def quantize(self, *given: Any) -> nn.Module:
+        network = super().quantize(*given)
+        norm = network.get_submodule("norm")
+        norm.weight = nn.Parameter(torch.full((64,), float("nan")))
+        return network
+
+
+def test_a_quantized_model_without_numbers_is_a_failed_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKENDS._targets, "no_numbers", NoNumbers)
+    words = ["--models", "vit_digits", "--methods", "noise", "--backends", "no_numbers,minmax", "--bits", "w8a8"]
+    done = run_bench(tmp_path, *words, "--limit", "20", "--set", "noise.images=2")
+    assert done.code == 1
+    sentence = "the logits of 20 of 20 images are not finite; norm is where they first appear"
+    assert sentence in " ".join(done.out.split())
+    records = {record["cell"]["backend"]: record for record in records_of(tmp_path).values()}
+    assert records["minmax"]["status"] == "ok"
+    assert records["no_numbers"]["status"] == "failed"
+    assert records["no_numbers"]["metrics"] == {}
+    assert records["no_numbers"]["error"] == f"NonFinite: {sentence}"
+
+
+def labelled(labels: list[int]) -> ArrayImages:
+    return ArrayImages("some", np.zeros((len(labels), 16, 16, 3), dtype=np.uint8), labels)
+
+
+def one_hot(classes: list[int], count: int = 10) -> torch.Tensor:
+    return torch.eye(count)[classes]
+
+
+def test_the_gate_of_a_model_of_unknown_accuracy_stands_above_chance() -> None:
+    unknown = replace(DIGITS, expected_top1=None)  # ten classes: chance 10 %, the gate at 10 + 0.2 * 90 = 28 %
+    logits = one_hot([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    assert gate_problem(logits, labelled([0, 1, 2, 9, 9, 9, 9, 9, 9, 8]), unknown) is None  # 30 %
+    problem = gate_problem(logits, labelled([0, 1, 9, 9, 9, 9, 9, 9, 9, 8]), unknown)  # 20 %
+    assert problem is not None
+    assert "reaches 20.0 % in FP32 on some, far below the 28.0 %" in problem
+
+
+def test_a_full_name_is_expected_what_its_short_name_is() -> None:
+    [short], [full] = select_models(["deit_t"]), select_models(["deit_tiny_patch16_224.fb_in1k"])
+    assert short.expected_top1 == full.expected_top1 == 72.21
+    logits = torch.eye(1000)[[0, 1, 2, 3]]
+    assert gate_problem(logits, labelled([0, 1, 2, 3]), full) is None
+    assert "far below the 72.2 % expected" in str(gate_problem(logits, labelled([0, 1, 500, 501]), full))
+
+
+def test_logits_that_do_not_depend_on_the_image_are_refused_without_labels() -> None:
+    constant = torch.arange(10.0).expand(5, 10)
+    unlabelled = ArrayImages("some", np.zeros((5, 16, 16, 3), dtype=np.uint8), None)
+    assert "whatever the image" in str(gate_problem(constant, unlabelled, DIGITS))
+    assert "whatever the image" in str(gate_problem(torch.zeros(5, 10), unlabelled, DIGITS))
+    assert gate_problem(constant + one_hot([0, 1, 2, 3, 4]), unlabelled, DIGITS) is None
+    assert gate_problem(constant[:1], unlabelled, DIGITS) is None  # one image differs from none
