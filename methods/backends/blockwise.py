@@ -25,6 +25,7 @@ from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
 from methods.models.rotate import rotated
+from methods.models.rotate_heads import heads_rotated
 from methods.optimisation.views import with_views
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import fold_weights, insert_quantizers
@@ -51,6 +52,7 @@ ATTENTIONS: dict[str, Maker] = {
     "log_sqrt2_strict": lambda bits: LogSqrt2Quantizer(bits, SEARCH, strict=True),
     "shift_uniform_log2": lambda bits: ShiftUniformLog2Quantizer(bits, SEARCH),
     "tail_log": TailLogQuantizer,
+    "uniform": RECIPE.activations,
 }
 ACTIVATED: dict[str, Maker | None] = {
     "uniform": None,
@@ -67,21 +69,27 @@ INITS = ("percentile", "repq", "erq")
 class BlockwiseConfig(Learning):
     """Settings of start and learning; defaults are the paper's where it states them, all else is off.
 
-    init: what learning starts from. `percentile`: ranges alone; `repq`: RepQ-ViT's reparameterized ones; `erq`: ERQ's
-    weights on top of those, each as near to where it was before rounding as ERQ's rounding lets it be.
-    attention: the softmax output's grid, `log2` (SPDFQ), `log_sqrt2` (RepQ-ViT, ERQ; one value more than its bits
-    hold), `log_sqrt2_strict` (without that one), `shift_uniform_log2` (I&S-ViT) or `tail_log` (this project). gelu:
-    the grid of what a GELU puts out, `uniform` or `shifted_log` (AdaLog; up to six bits). rotate: whether residual
-    streams are turned first, so that no channel stands out (`methods.models.rotate`). views: how many crops of every
-    image, of 70 to 100 % of its area and half of them flipped, regression and learning see beside it. Of learning, the
-    paper states iterations (100; 0 stops before learning) and learning_rate (4e-5).
+    Of learning, the paper states iterations (100; 0 stops before learning) and learning_rate (4e-5).
     """
 
     init: str = "percentile"
+    """What learning starts from. `percentile`: ranges alone; `repq`: RepQ-ViT's reparameterized ones; `erq`: ERQ's
+    weights on top of those, each as near to where it was before rounding as ERQ's rounding lets it be."""
     attention: str = "log2"
+    """The softmax output's grid: `log2` (SPDFQ), `log_sqrt2` (RepQ-ViT, ERQ; one value more than its bits hold),
+    `log_sqrt2_strict` (without that one), `shift_uniform_log2` (I&S-ViT), `tail_log` (this project) or `uniform`."""
     gelu: str = "uniform"
+    """The grid of what a GELU puts out, `uniform` or `shifted_log` (AdaLog; up to six bits)."""
     rotate: bool = False
+    """Whether residual streams are turned first, so that no channel stands out (`methods.models.rotate`)."""
+    rotate_heads: bool = False
+    """Whether attention heads are turned first (`methods.models.rotate_heads`)."""
+    per_head: bool = False
+    """Whether the operands of the attention products have one grid per head, as for FIMA-Q and GLF-Q (a protocol of
+    its own), or one per tensor."""
     views: int = 0
+    """How many crops of every image, of 70 to 100 % of its area and half of them flipped, regression and learning see
+    beside it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,7 +99,9 @@ class BlockwiseConfig(Learning):
 
     def grids(self, recipe: Recipe) -> Recipe:
         """Return the recipe with the grids chosen here."""
-        return replace(recipe, attention=ATTENTIONS[self.attention], activated=ACTIVATED[self.gelu])
+        return replace(
+            recipe, attention=ATTENTIONS[self.attention], activated=ACTIVATED[self.gelu], per_head=self.per_head
+        )
 
 
 class Blockwise(Backend):
@@ -123,10 +133,12 @@ class Blockwise(Backend):
         """Calibrate on the images, learn unit by unit, fold the weights."""
         if config.rotate and not bits.float:
             model = rotated(model)
+        if config.rotate_heads and not bits.float:
+            model = heads_rotated(model)
         seen = with_views(images, config.views, context.generator)
         quantized = _initialized(model, images, seen, bits, config, context)
-        if config.iterations and not bits.float:
-            reconstruct(model, quantized, seen, config, context.generator, context.report)
+        if (config.iterations or config.affine) and not bits.float:
+            reconstruct(model, quantized, seen, config, context.generator, context.report, len(images))
         fold_weights(quantized)
         return quantized
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -47,7 +48,7 @@ def insert_quantizers(model: nn.Module, bits: Bits, recipe: Recipe) -> nn.Module
         weights = made(recipe.weights, bits.of(name).weights)
         replace(quantized, name, QuantizedLayer(layer, inputs, weights, operands.get(id(layer))))
     for attention, width in attentions:
-        attention.attn_drop = recipe.attention(width)
+        attention.attn_drop = recipe.operand(recipe.attention, width, attention.num_heads, 1)
         attention.fused_attn = False
     return quantized
 
@@ -57,11 +58,13 @@ def _operands(attention: Any, width: int, recipe: Recipe) -> list[nn.Module]:
 
     Where a norm follows the query and the key, their quantizers go behind it, next to the product.
     """
-    places: list[nn.Module] = [recipe.activations(width) for _ in range(3)]
+    makers = (recipe.activations, recipe.activations, recipe.values or recipe.activations)
+    operand = partial(recipe.operand, bits=width, heads=attention.num_heads)
+    places: list[nn.Module] = [operand(maker, dim=-1) for maker in makers]
     for index, name in enumerate(("q_norm", "k_norm")):
         norm = getattr(attention, name, None)
         if norm is not None and not isinstance(norm, nn.Identity):
-            setattr(attention, name, nn.Sequential(norm, places[index]))
+            setattr(attention, name, nn.Sequential(norm, operand(makers[index], dim=1)))
             places[index] = nn.Identity()
     return places
 

@@ -56,7 +56,8 @@ class QuantizedLayer(nn.Module):
         """Quantize the slices of the result, in place where no gradient is needed."""
         slices = x.chunk(len(self.outputs), dim=-1)
         pairs = list(zip(self.outputs, slices, strict=True))
-        if x.requires_grad or any(isinstance(q, Quantizer) and q.observing for q in self.outputs):
+        plain = all(isinstance(quantizer, Quantizer | nn.Identity) for quantizer in self.outputs)
+        if x.requires_grad or not plain or any(isinstance(q, Quantizer) and q.observing for q in self.outputs):
             return torch.cat([quantizer(part) for quantizer, part in pairs], dim=-1)
         for quantizer, part in pairs:
             if isinstance(quantizer, Quantizer):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from methods.bits import FLOAT
 from methods.models.architecture import named_attentions, product_layers
+from methods.quant.headwise import HeadwiseQuantizer
 from methods.quant.insert import quantized_layers
 from methods.quant.quantizers.base import Quantizer
 
@@ -119,7 +120,7 @@ def describe(model: nn.Module) -> list[dict[str, str | int]]:
     rows: list[dict[str, str | int]] = []
 
     def add(operation: str, quantizer: nn.Module | None) -> None:
-        if isinstance(quantizer, Quantizer):
+        if isinstance(quantizer, Quantizer | HeadwiseQuantizer):
             rows.append({"operation": operation, "quantizer": quantizer.describe(), "bits": quantizer.bits})
 
     for name, layer in quantized_layers(model):

@@ -10,6 +10,7 @@ from torch import nn
 
 from methods.bits import FLOAT
 from methods.models.architecture import activated_layers, normed_layers, product_layers
+from methods.quant.headwise import HeadwiseQuantizer
 from methods.quant.quantizers.base import Quantizer
 from methods.quant.quantizers.ranges import MinMaxRange
 from methods.quant.quantizers.uniform import UniformQuantizer
@@ -20,19 +21,24 @@ Maker: TypeAlias = Callable[[int], Quantizer]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which quantizer goes where.
-
-    attention: the softmax output; normed: inputs of layers that a LayerNorm feeds (`normed_layers`); activated: of
-    those that a GELU feeds (`activated_layers`); images: the input of convolutions; activations: all other operands,
-    and those three where they are None.
-    """
+    """Which quantizer goes where."""
 
     weights: Maker
     activations: Maker
+    """All operands but weights that nothing below is for, or for which it is None."""
     attention: Maker
+    """The softmax output."""
     normed: Maker | None = None
+    """Inputs of layers that a LayerNorm feeds (`normed_layers`)."""
     activated: Maker | None = None
+    """Inputs of layers that a GELU feeds (`activated_layers`)."""
     images: Maker | None = None
+    """The input of convolutions."""
+    values: Maker | None = None
+    """The value operand of attention."""
+    per_head: bool = False
+    """Whether every head has quantizers of its own for the operands of the two attention products (a protocol of its
+    own: all else is per tensor)."""
 
     def inputs(self, model: nn.Module) -> Callable[[str], Maker]:
         """Return what gives, for a layer of `model` by its name, the maker of its input's quantizer."""
@@ -40,6 +46,10 @@ class Recipe:
         special |= dict.fromkeys(activated_layers(model), self.activated)
         special |= {name: self.images for name, layer in product_layers(model) if isinstance(layer, nn.Conv2d)}
         return lambda name: special.get(name) or self.activations
+
+    def operand(self, maker: Maker, bits: int, heads: int, dim: int) -> Quantizer | HeadwiseQuantizer:
+        """Return the quantizer of an operand of an attention product whose heads lie along `dim`."""
+        return HeadwiseQuantizer(maker, bits, heads, dim) if self.per_head else maker(bits)
 
 
 def made(maker: Maker, bits: int) -> Quantizer | None:

@@ -35,8 +35,8 @@ class AdaRoundQuantizer(UniformQuantizer):
         return ((ZETA - GAMMA) * self.up.sigmoid() + GAMMA).clamp(0, 1)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        """Return the softly rounded weight it was made for; x is that weight."""
-        return self._scaled(self.floor + self.rectified())
+        """Return the softly rounded weight it was made for, hard without gradients; x is that weight."""
+        return self._scaled(self.floor + self.rectified()) if torch.is_grad_enabled() else self.hardened()
 
     def hardened(self) -> Tensor:
         """Return the weight rounded up where h(V) >= 1/2 and down elsewhere, on the grid."""

@@ -32,11 +32,14 @@ class ShiftedLogQuantizer(Quantizer):
     q = 126. The shift of the result is a constant that the next layer's bias could take up.
     """
 
+    shift = GELU_SHIFT
+    """The constant c of the formula."""
     scale: Tensor
     rate: Tensor
 
     def __init__(self, bits: int, search: ranges.RangeSearch) -> None:
         super().__init__(bits)
+        self.learned = False
         self.search, self.levels = search, min(2**bits - 1, LAST_CODE)
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("rate", torch.ones(()))
@@ -94,6 +97,10 @@ class ShiftedLogQuantizer(Quantizer):
             value = changed(x, lambda part: chain(part.add_(GELU_SHIFT)).sub_(GELU_SHIFT))
         return straight_through(x, value, self.inside)
 
+    def stretch(self, scale: Tensor) -> None:
+        """Take another scale."""
+        self.scale = scale
+
     def describe(self) -> str:
-        """Name grid and range search."""
-        return f"shifted log per tensor, {self.search.describe()}"
+        """Name grid and range search, and whether its scale was learned then."""
+        return f"shifted log per tensor, {self.search.describe()}{', then learned' if self.learned else ''}"

@@ -32,12 +32,15 @@ class TailLogQuantizer(Quantizer):
     multiplication per weight: it is t times a sum of value vectors. From 7 bits on the last q is 126.
     """
 
+    shift = 0.0
+    """What is added to values before they are rounded: nothing."""
     scale: Tensor
     rate: Tensor
     tail: Tensor
 
     def __init__(self, bits: int) -> None:
         super().__init__(bits)
+        self.learned = False
         self.last = min(2**bits - 1, LAST_CODE)
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("rate", torch.ones(()))
@@ -97,6 +100,11 @@ class TailLogQuantizer(Quantizer):
             value = changed(x, self._chain(self.scale, int(self.rate), self.tail))
         return straight_through(x, value, self.inside)
 
+    def stretch(self, scale: Tensor) -> None:
+        """Take another scale, and a tail that keeps its ratio to it."""
+        self.scale, self.tail = scale, self.tail * (scale / self.scale)
+
     def describe(self) -> str:
-        """Name the grid."""
-        return "log with the tail's mean per tensor, least error of rows and their sums"
+        """Name the grid, and whether its scale was learned after the fit."""
+        found = "least error of rows and their sums"
+        return f"log with the tail's mean per tensor, {found}{', then learned' if self.learned else ''}"

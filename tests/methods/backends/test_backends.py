@@ -21,10 +21,11 @@ from methods.bits import Bits
 from methods.contracts import QuantizationContext, silent
 from methods.errors import UsageError
 from methods.models.architecture import reconstruction_units
-from methods.quant import reconstruct
+from methods.quant import reconstruct, steps
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import fold_weights, insert_quantizers
 from methods.quant.layers import QuantizedLayer
+from methods.quant.objectives import Objective
 
 W4A4 = Bits(4, 4)
 LEARNING = BlockwiseConfig(iterations=20, learning_rate=2e-3)
@@ -83,24 +84,15 @@ def test_nothing_to_quantize_is_the_plain_model() -> None:
 def lessons(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     """Record what every unit learns on, its target, and its output before and after learning."""
     recorded: list[dict[str, Tensor]] = []
-    original = reconstruct._learn_unit
+    original = steps.learn
 
-    def recording(
-        target: Callable[[Tensor], Tensor],
-        learning: Any,
-        generator: Any,
-        report: Any,
-        unit: nn.Module,
-        arguments: tuple[Tensor],
-    ) -> None:
-        before = unit.forward(arguments[0])
-        original(target, learning, generator, report, unit, arguments)
-        after = unit.forward(arguments[0])
-        recorded.append(
-            {"input": arguments[0].clone(), "target": target(arguments[0]), "before": before, "after": after}
-        )
+    def recording(unit: nn.Module, inputs: Tensor, objective: Objective, *rest: Any) -> None:
+        before = unit.forward(inputs)
+        original(unit, inputs, objective, *rest)
+        after = unit.forward(inputs)
+        recorded.append({"input": inputs.clone(), "target": objective.target, "before": before, "after": after})
 
-    monkeypatch.setattr(reconstruct, "_learn_unit", recording)
+    monkeypatch.setattr(reconstruct, "learn", recording)
     return recorded
 
 
@@ -125,6 +117,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "scales": {"scales": "learned", "scale_rate": 1e-2},
     "repq": {"init": "repq", "attention": "log_sqrt2", "learning_rate": 5e-4},
     "erq": {"init": "erq", "attention": "shift_uniform_log2", "learning_rate": 1e-3},
+    "feature": {"objective": "feature", "batch": 3, "iterations": 30},
+    "sensitivity": {"objective": "sensitivity", "local_weight": 1.0},
+    "damped": {"target": "damped"},
+    "affine, half a head": {"affine": True, "per_head": True, "rotate_heads": True},
     "views of a turned model, own targets": {"rotate": True, "views": 2, "batch": 6, "target": "unit"},
 }
 

@@ -1,0 +1,157 @@
+"""Which layers mind being quantized: `python -m harness.sensitivity --model vit_digits --images digits-train`.
+
+Every layer's weight and input, and every attention's operands, are quantized alone by a backend that is calibrated on
+some images; the table tells the error of the layer's output and the KL divergence of the model's, on the same images.
+With `--suggest 4.5` the bits of that mean width that lose least by these figures are written as a file for `--bits`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.cli.command import positive, run_command
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.inputs.zoo import ModelEntry
+    from harness.report.text_table import Grid
+    from harness.sensitivity.measure import Sensitivity
+
+_EXAMPLES = """examples:
+  python -m harness.sensitivity --model vit_digits --images digits-train
+  python -m harness.sensitivity --model deit_t --images DIR --suggest 4.5 --bits-out mixed.toml
+"""
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = parser().parse_args(words)
+    return run_command(lambda: _measure(arguments))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    result = argparse.ArgumentParser(
+        prog="python -m harness.sensitivity",
+        description="Quantize every layer alone and tell what it costs.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--model", required=True, help="short name or full timm name")
+    result.add_argument(
+        "--images", required=True, help="a folder of images, a .safetensors of them, 'digits-train' or 'dead-leaves'"
+    )
+    result.add_argument("--count", type=positive, default=32, help="how many of them (default: 32)")
+    result.add_argument("--backend", default="repq", help="what quantizes (default: repq)")
+    result.add_argument("--widths", default="3,4,5,6,8", help="bits that are tried, 2 to 8 each")
+    result.add_argument("--suggest", type=float, metavar="MEAN", help="choose bits of this mean width")
+    result.add_argument("--bits-out", type=Path, default=Path("mixed.toml"), help="where --suggest writes them")
+    result.add_argument("--out", type=Path, help="write the table to this file as Markdown as well")
+    result.add_argument("--weights", help="folder of weights, or 'random' (default: DFQ_WEIGHTS, then timm's hub)")
+    result.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    return result
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from harness.inputs import plugins as catalog
+    from harness.inputs.zoo import select_models
+    from harness.record.files import write_atomically
+    from harness.report.formats.console import print_table
+    from harness.report.formats.markdown import markdown
+
+    catalog.load()
+    [entry] = select_models([arguments.model])
+    found = _sensitivities(entry, arguments)
+    grid = table(f"{entry.name}, every part alone, {arguments.backend}", found)
+    print_table(grid, Console())
+    if arguments.out:
+        write_atomically(arguments.out, markdown([grid]).encode())
+    if arguments.suggest is not None:
+        _suggest(found, arguments)
+    return 0
+
+
+def _sensitivities(entry: ModelEntry, arguments: argparse.Namespace) -> list[Sensitivity]:
+    from harness.inputs.weights import find_weights, load_model
+    from harness.sensitivity.measure import quantizer, sensitivities
+    from methods.contracts import silent
+    from methods.registry import BACKENDS
+
+    widths = _widths(arguments.widths)
+    backend = BACKENDS.get(arguments.backend)
+    model = load_model(entry, find_weights(entry, arguments.weights)).to(arguments.device)
+    images = _images(entry, arguments.images, arguments.count).to(arguments.device)
+    quantize = quantizer(backend, model, images, backend.default_config(entry.name))
+    return sensitivities(model, images, widths, quantize, silent)
+
+
+def _widths(text: str) -> list[int]:
+    from methods.bits import Bits
+
+    return sorted({Bits.parse(f"w{word.strip()}a{word.strip()}").weights for word in text.split(",")})
+
+
+def _images(entry: ModelEntry, where: str, count: int) -> Tensor:
+    """Return normalized images [n, C, H, W]; synthetic ones are kept normalized in a synthesis' file."""
+    from harness.inputs.image_sets import DataSource, checked, load_pixels, open_images
+    from harness.inputs.weights import image_space
+
+    if where.endswith(".safetensors"):
+        return _kept(Path(where))[:count]
+    source = checked(DataSource(where, count), skip_bad=False)
+    pixels = load_pixels(source, entry, range(len(open_images(source))))
+    return image_space(entry).normalize(pixels)
+
+
+def _kept(path: Path) -> Tensor:
+    """Read the images of a synthesis, as `results/cache/synthesis` keeps them."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from methods.errors import UsageError
+
+    try:
+        return load_file(path)["images"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UsageError(f"{path} holds no images: {error}.") from error
+
+
+def table(title: str, found: list[Sensitivity]) -> Grid:
+    """Return the table: a line per part, for every width the error of its output and the model's KL divergence."""
+    from harness.report.text_table import Grid, Word
+
+    widths = sorted({row.width for row in found})
+    cells = {(row.part, row.width): row for row in found}
+    body = []
+    for part in dict.fromkeys(row.part for row in found):
+        rows = [cells[part, width] for width in widths]
+        figures = [f"{row.error:.2g}" for row in rows] + [f"{row.kl:.2g}" for row in rows]
+        body.append([Word(text) for text in (f"{part.layer} {part.side}", str(part.values), *figures)])
+    header = ["part", "numbers", *(f"error, {w} bits" for w in widths), *(f"KL, {w} bits" for w in widths)]
+    notes = [
+        "error: squared, of the layer's output, of its square; KL: from FP32, nats; both on the calibration images."
+    ]
+    return Grid(title, header, body, notes)
+
+
+def _suggest(found: list[Sensitivity], arguments: argparse.Namespace) -> None:
+    from harness.record.files import write_atomically
+    from harness.sensitivity.suggest import as_toml, mean_width, suggested
+
+    widths = suggested(found, arguments.suggest)
+    means = [mean_width(widths, weights) for weights in (True, False)]
+    comment = (
+        f"mean width {means[0]:.3f} of weights, {means[1]:.3f} of activations; {arguments.model}, {arguments.backend}"
+    )
+    write_atomically(arguments.bits_out, as_toml(widths, comment).encode())
+    print(f"{arguments.bits_out}: {comment}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

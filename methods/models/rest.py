@@ -1,0 +1,73 @@
+"""The floating-point rest of a network behind one of its units, as a function of what the unit puts out."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_HEADS = ("head", "head_dist", "head.fc")
+"""Units that come after the penultimate feature."""
+
+
+class _Given(nn.Module):
+    """Puts out what it was given, whatever comes in."""
+
+    def __init__(self, output: Tensor) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, _inputs: Tensor) -> Tensor:
+        """Return what was given."""
+        return self.output
+
+
+class Rest:
+    """Runs a frozen network from behind a unit on; units are asked for in the order of computation.
+
+    Units before the one asked for are not computed: they stand still at what they make of one black image, so that
+    whatever lies between the units, position embeddings and the like, keeps its shapes.
+    """
+
+    def __init__(self, model: nn.Module, image: Tensor) -> None:
+        """Take a copy of `model`; image: [1, C, H, W], whose values do not matter."""
+        self._network: Any = copy.deepcopy(model).requires_grad_(False)
+        self._image = torch.zeros_like(image)
+        self._unit = _Given(self._image)
+
+    @staticmethod
+    def exists(unit: str) -> bool:
+        """Whether anything of the network before its classifier is behind the unit."""
+        return unit not in _HEADS
+
+    @torch.no_grad()
+    def move_behind(self, name: str) -> None:
+        """Make the unit `name`, and with it all before it, stand still."""
+        self._unit = _Given(self._stand_still(self._network.get_submodule(name)))
+        parent, _, child = name.rpartition(".")
+        setattr(self._network.get_submodule(parent), child, self._unit)
+
+    def _stand_still(self, unit: nn.Module) -> Tensor:
+        """Return what the unit makes of the one image."""
+        found: list[Tensor] = []
+        hook = unit.register_forward_hook(lambda _module, _arguments, output: found.append(output))
+        self._network.forward_features(self._image)
+        hook.remove()
+        return found[0]
+
+    def features(self, output: Tensor) -> Tensor:
+        """Return the penultimate features [n, width] that the unit's output [n, ...] leads to; differentiable."""
+        still, self._unit.output = self._unit.output, output
+        hidden = self._network.forward_features(self._image)
+        self._unit.output = still
+        features: Tensor = self._network.forward_head(hidden, pre_logits=True)
+        return features
+
+    def logits(self, output: Tensor) -> Tensor:
+        """Return the logits [n, classes] that the unit's output [n, ...] leads to; differentiable."""
+        still, self._unit.output = self._unit.output, output
+        logits: Tensor = self._network(self._image)
+        self._unit.output = still
+        return logits
