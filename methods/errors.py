@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from methods.text import shortened
+
 
 class UsageError(ValueError):
     """Something the user gave does not work; the message is one sentence that says what and why."""
@@ -16,8 +18,3 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UsageError(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
-
-
-def shortened(text: str, most: int = 80) -> str:
-    """Return a text whose middle is left out where it is too long for a sentence."""
-    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]} ({len(text)} characters)"

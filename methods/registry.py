@@ -7,8 +7,10 @@ theirs with `METHODS.register` / `BACKENDS.register` from a plugin or an entry p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from methods.errors import UsageError, unknown_name
 
@@ -42,14 +44,26 @@ class Registry(Generic[T]):
         if name not in self._targets:
             raise unknown_name(self.kind, name, self._targets)
         target = self._targets[name]
-        if isinstance(target, str):
-            module, _, attribute = target.partition(":")
-            try:
-                target = getattr(import_module(module), attribute)
-            except Exception as error:  # a stranger's module may raise anything
-                reason = f"{type(error).__name__}: {error}"
-                raise UsageError(f"The {self.kind} {name!r} cannot be loaded from {module} ({reason}).") from error
-        return target()
+        try:
+            return (_imported(target) if isinstance(target, str) else target)()
+        except (Exception, SystemExit) as error:  # a stranger's module may raise anything, and may try to end us
+            reason = f"{type(error).__name__}: {error}"
+            raise UsageError(f"The {self.kind} {name!r} cannot be loaded from {target} ({reason}).") from error
+
+    @contextmanager
+    def unless_it_fails(self) -> Iterator[None]:
+        """Take back what is registered inside when it raises."""
+        before = dict(self._targets)
+        try:
+            yield
+        except BaseException:
+            self._targets = before
+            raise
+
+
+def _imported(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 METHODS: Registry[Method] = Registry("method")

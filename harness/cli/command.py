@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from methods.errors import UsageError
+from harness.cli.ending import ended
 
 
 def run_command(action: Callable[[], int]) -> int:
-    """Run a command's work; returns its exit code, 2 for a mistake of the user, 130 for Ctrl-C."""
+    """Run a command's work, libraries kept quiet; returns its exit code, see `harness.cli.ending`."""
     for library in ("timm", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    try:
-        return action()
-    except UsageError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted. What is finished is recorded; the same command goes on from there.", file=sys.stderr)
-        return 130
+    return ended(action)
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:

@@ -76,7 +76,7 @@ class JobSearcher(Unsaved, Searcher):  # type: ignore[misc]
             self.dispatch.again(trial.job)
             return
         if error:
-            fail_job(trial.job, self.settings, str(failure))
+            failure = fail_job(trial.job, self.settings, str(failure))
         self.dispatch.finish(trial.job, failure)
 
     def _again(self, trial: _Trial, failure: str | None) -> bool:

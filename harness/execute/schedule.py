@@ -60,8 +60,7 @@ class Dispatch:
         self._claims.release(job.key)
         self.listener.finished(job, error)
         for lost in self._schedule.finish(job, failed=error is not None):
-            reason = f"{job.label()} failed: {error}"
-            fail_job(lost, self.settings, reason)
+            reason = fail_job(lost, self.settings, f"{job.label()} failed: {error}")
             self.listener.finished(lost, reason)
 
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from methods.errors import UsageError, shortened
+from methods.errors import UsageError
+from methods.text import shortened
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -19,6 +19,7 @@ from typing import Any
 
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS, Registry
+from methods.text import printable
 
 PACKAGES = ("methods", "spdfq")
 _GROUPS: dict[str, Registry[Any]] = {"spdfq_bench.methods": METHODS, "spdfq_bench.backends": BACKENDS}
@@ -63,13 +64,14 @@ def _load_file(path: str) -> ModuleType | None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # a stranger's file may raise anything
+        with METHODS.unless_it_fails(), BACKENDS.unless_it_fails():
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # a stranger's file may raise anything, and may try to end the program
         del sys.modules[name]
         _skip(path, error)
         return None
     return module
 
 
-def _skip(what: str, error: Exception) -> None:
-    print(f"The plugin {what} was skipped: {type(error).__name__}: {error}", file=sys.stderr)
+def _skip(what: str, error: BaseException) -> None:
+    print(printable(f"The plugin {what} was skipped: {type(error).__name__}: {error}"), file=sys.stderr)

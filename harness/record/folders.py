@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from methods.errors import UsageError
+from methods.text import printable
 
 if TYPE_CHECKING:
     from harness.record.records import Record
@@ -69,7 +70,7 @@ def load_finished(folders: list[Path], details: bool = False, name: str | None =
 
     records = load_records(folders, details)
     for problem in records.problems[:_MOST_NAMED]:
-        print(f"Not counted: {problem}.", file=sys.stderr)
+        print(printable(f"Not counted: {problem}."), file=sys.stderr)
     if len(records.problems) > _MOST_NAMED:
         more = len(records.problems) - _MOST_NAMED
         print(f"Not counted: {more} more records; python -m harness.check names them all.", file=sys.stderr)

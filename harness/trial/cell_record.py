@@ -36,8 +36,15 @@ def record_base(job: CellJob, settings: RunSettings, status: str) -> Record:
     }
 
 
-def fail_job(job: Job, settings: RunSettings, error: str, trace: str = "") -> None:
-    """Leave a record of failure for a cell; other jobs leave none, the cells they block do."""
+def fail_job(job: Job, settings: RunSettings, error: str, trace: str = "") -> str:
+    """Leave a record of failure for a cell; other jobs leave none, the cells they block do.
+
+    Returns the error to tell of: a full disk takes no record of what fails on it, but the rest of the run may fit.
+    """
     if isinstance(job, CellJob):
         record = record_base(job, settings, "failed")
-        write_record(settings.results, {**record, "error": error, "traceback": trace})
+        try:
+            write_record(settings.results, {**record, "error": error, "traceback": trace})
+        except OSError as second:
+            return f"{error} (of which no record could be written: {second.strerror})"
+    return error

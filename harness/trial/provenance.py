@@ -35,13 +35,16 @@ def library_versions() -> dict[str, str]:
 
 @lru_cache
 def git_commit() -> str | None:
-    """Return this project's commit, with "+changes" when the tree differs from it; None outside git."""
+    """Return this project's commit, with "+changes" when the tree differs from it; None outside git or without it."""
 
     def git(*words: str) -> str | None:
         root = Path(__file__).parents[2]
         if not (root / ".git").exists():
             return None
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
+        except OSError:  # a machine without git
+            return None
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")

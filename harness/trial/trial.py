@@ -42,12 +42,7 @@ def run_job(job: Job, settings: RunSettings, report: StageReport) -> str | None:
     except UsageError:
         raise
     except Exception as error:  # whatever a method or backend raises fails its own job, not the run
-        text = _described(error)
-        try:
-            fail_job(job, settings, text, traceback.format_exc())
-        except OSError as second:  # a full disk takes no record of itself; the rest of the run may fit
-            text += f" (of which no record could be written: {second})"
-        return text
+        return fail_job(job, settings, _described(error), traceback.format_exc())
     finally:
         gc.collect()
         if settings.device == "cuda":

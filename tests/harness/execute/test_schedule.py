@@ -39,7 +39,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The keys of recorded cells, in place of records."""
     keys: set[str] = set()
     monkeypatch.setattr(dispatch, "is_recorded", lambda _results, key: key in keys)
-    monkeypatch.setattr(dispatch, "fail_job", lambda *_all: None)
+    monkeypatch.setattr(dispatch, "fail_job", lambda _job, _settings, error: error)
     monkeypatch.setattr(claims, "_LOOK_SECONDS", 0.0)
     return keys
 

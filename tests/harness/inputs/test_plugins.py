@@ -72,6 +72,8 @@ def test_the_documented_example_runs_in_rays_workers(tmp_path: Path) -> None:
         ("import nowhere_to_be_found", "ModuleNotFoundError"),
         ("def broken(:", "SyntaxError"),
         ("from methods.registry import METHODS\nMETHODS.register('noise', int)", "registered twice"),
+        ("import sys\nsys.exit('bye')", "SystemExit: bye"),
+        ("raise ValueError('two\\nlines \\x1b[31m')", "ValueError: two\\nlines \\x1b[31m"),
     ],
 )
 def test_a_broken_plugin_is_named_and_skipped(tmp_path: Path, text: str, reason: str) -> None:
@@ -84,6 +86,27 @@ def test_a_broken_plugin_is_named_and_skipped(tmp_path: Path, text: str, reason:
     assert f"The plugin {path} was skipped" in outcome.err
     assert reason in outcome.err
     assert {r["cell"]["method"] for r in records_of(tmp_path / "results").values()} == {"blobs", "noise"}
+
+
+def test_a_plugin_that_fails_half_way_brings_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "half.py"
+    path.write_text("from methods.registry import METHODS\nMETHODS.register('half', int)\nimport nowhere_to_be_found")
+    outcome = run_bench(tmp_path / "results", *TINY, "--methods", "half", "--plugin", str(path), "--plan")
+    assert outcome.code == 2
+    assert "half.py was skipped" in outcome.err
+    assert "Unknown method 'half'" in outcome.err
+
+
+@pytest.mark.parametrize("text", ["def made():\n    raise OSError('no key')", "import sys\nsys.exit()"])
+def test_a_method_that_cannot_be_made_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    (tmp_path / "cannot_be_made.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    METHODS.register("unmade", "cannot_be_made:made")
+    outcome = run_bench(tmp_path / "results", *TINY, "--methods", "unmade", "--plan")
+    assert outcome.code == 2
+    assert "The method 'unmade' cannot be loaded from cannot_be_made:made" in outcome.err
 
 
 def test_a_plugin_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -110,7 +133,7 @@ def test_entry_points_register_by_name_and_broken_ones_harm_nobody(
     assert type(METHODS.get("real")).__name__ == "Real"
     assert type(BACKENDS.get("quick")).__name__ == "MinMax"
     assert "The plugin real = methods.synthesis.noise:Noise was skipped" in capsys.readouterr().err
-    with pytest.raises(UsageError, match="'gone' cannot be loaded from nowhere_to_be_found"):
+    with pytest.raises(UsageError, match="'gone' cannot be loaded from nowhere_to_be_found:Thing"):
         METHODS.get("gone")
 
 

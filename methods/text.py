@@ -1,0 +1,19 @@
+"""Text that came from elsewhere, made fit for a sentence, a terminal or a file."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """Return a text with every sign that cannot be seen, or that turns what follows about, written as an escape.
+
+    These are control characters (line ends and ESC among them), format characters (bidirectional overrides, signs of
+    no width), lone surrogates, and spaces other than the plain one; ``\\x1b`` stands for ESC.
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """Return a text whose middle is left out where it is too long for a sentence."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]} ({len(text)} characters)"

@@ -1,0 +1,98 @@
+"""How commands end: every kind of error is one printable sentence and an exit code, our own leave a log."""
+
+from __future__ import annotations
+
+import errno
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from harness_kit import python
+
+from harness.cli.ending import ended
+from methods.errors import UsageError
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def action() -> NoReturn:
+        raise error
+
+    return action
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (UsageError("No such thing."), 2, "No such thing."),
+        (UsageError("two\nlines \x1b[31m \u202e"), 2, "two\\nlines \\x1b[31m \\u202e"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "The system says: No space left on device."),
+        (OSError(errno.EACCES, "Permission denied", "/a/b"), 2, "/a/b: Permission denied."),
+        (OSError(errno.EACCES, "Permission denied", b"/a/\xff"), 2, "/a/\\udcff: Permission denied."),
+        (OSError(errno.EIO, "Input/output error", 3), 2, "The system says: Input/output error."),
+        (OSError(), 2, "The system says: OSError."),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), 2, "The system says: Connection refused."),
+        (MemoryError(), 2, "There is not enough memory on this machine."),
+        (KeyboardInterrupt(), 130, "Interrupted. What is finished is recorded; the same command goes on from there."),
+    ],
+    ids=repr,
+)
+def test_errors_are_sentences(
+    error: BaseException, code: int, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ended(raising(error)) == code
+    assert capsys.readouterr().err == sentence + "\n"
+
+
+def test_an_endless_sentence_is_shortened(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(raising(UsageError("x" * 10**6))) == 2
+    assert len(capsys.readouterr().err) < 2000
+
+
+def test_an_error_of_our_own_leaves_its_traceback_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert ended(raising(KeyError("x"))) == 3
+    [log] = tmp_path.iterdir()
+    assert f"(KeyError: 'x'); its traceback is in {log}." in capsys.readouterr().err
+    assert "Traceback (most recent call last)" in log.read_text()
+    assert "KeyError: 'x'" in log.read_text()
+
+
+def test_where_no_log_can_be_written_the_traceback_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere/at/all")
+    assert ended(raising(KeyError("x"))) == 3
+    assert "its traceback stands above" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437"])
+def test_streams_that_cannot_hold_a_sign_take_it_in_ascii(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    kept = io.BytesIO()
+    stream = io.TextIOWrapper(kept, encoding=encoding)
+
+    def action() -> int:
+        print("1.0 ± 0.5 † \u65e5", end="")
+        return 0
+
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert ended(action) == 0
+    plusminus = b"+-" if encoding == "ascii" else "±".encode(encoding)
+    assert kept.getvalue() == b"1.0 " + plusminus + b" 0.5 + \\u65e5"
+
+
+def test_a_reader_that_closes_the_pipe_ends_the_command_quietly() -> None:
+    script = """
+import os, sys
+from harness.cli.ending import ended
+read, write = os.pipe()
+os.close(read)
+os.dup2(write, 1)
+sys.exit(ended(lambda: print("x") or 0))
+"""
+    done = python("-c", script)
+    assert (done.code, done.err) == (141, "")
