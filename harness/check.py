@@ -17,6 +17,7 @@ from harness.cli.command import run_command
 from harness.record.folders import folders_with_records
 from harness.record.schema import problems_of
 from methods.errors import UsageError
+from methods.text import printable
 
 _EXAMPLES = """examples:
   python -m harness.check
@@ -53,7 +54,7 @@ def _check(folders: list[Path]) -> int:
             counts["records"] += 1
             counts["problems"] += bool(problems)
             for problem in problems:
-                print(f"{folder}: {problem}.")
+                print(printable(f"{folder}: {problem}."))
     if not counts["records"]:
         raise UsageError(f"There are no records under {', '.join(map(str, folders))}.")
     failed = sum(record["status"] == "failed" for record in seen.values())

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +23,7 @@ from rich.table import Table
 from harness.plan.estimate import cost
 from harness.plan.jobs import Job, RunSettings, SynthesisJob
 from harness.plan.plan import Plan
+from methods.text import printable
 
 if TYPE_CHECKING:
     from harness.execute.resources import Resources
@@ -36,14 +38,16 @@ def run_plan(plan: Plan, settings: RunSettings, resources: Resources, console: C
     Only the executor asked for is imported, so that `local` works where Ray is not installed.
     """
     for problem in plan.damaged:
-        console.print(f"Not counted, measured again: {problem}.", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            printable(f"Not counted, measured again: {problem}."), markup=False, highlight=False, soft_wrap=True
+        )
     if not plan.jobs:
         return {}
     executor = import_module(f"harness.execute.{_EXECUTORS[settings.executor]}")
     with ProgressTable(plan.jobs, console) as table:
         executor.execute(plan.jobs, settings, table, resources)
     for label, error in table.failures.items():
-        console.print(f"Failed: {label}: {error}", markup=False, style="red")
+        console.print(printable(f"Failed: {label}: {error}"), markup=False, style="red")
     return table.failures
 
 
@@ -106,7 +110,9 @@ class ProgressTable:
     def started(self, job: Job) -> None:
         """Add a line for a job (a restarted job keeps its line)."""
         if job.key not in self._tasks:
-            self._tasks[job.key] = self._progress.add_task(job.label(), total=None, stage="starting")
+            self._tasks[job.key] = self._progress.add_task(
+                escape(printable(job.label())), total=None, stage="starting"
+            )
 
     def progressed(self, job: Job, stage: str, done: int, total: int) -> None:
         """Move a job's bar."""
@@ -124,7 +130,7 @@ class ProgressTable:
             outcome = "done" if error is None else f"failed: {error}"
             seconds = time.monotonic() - self._start
             self.console.print(
-                f"[{self._done}/{self._total}] {seconds:6.0f} s  {job.label()}: {outcome}",
+                printable(f"[{self._done}/{self._total}] {seconds:6.0f} s  {job.label()}: {outcome}"),
                 markup=False,
                 highlight=False,
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from methods.text import printable
 
 
 @dataclass(frozen=True)
@@ -23,3 +25,9 @@ class Grid:
     body: list[list[Word]]
     notes: list[str]
     labels: int = 1
+
+    def printable(self) -> Grid:
+        """Return the grid with all its text fit to be shown: names in it may come from anyone's record or plugin."""
+        body = [[replace(word, text=printable(word.text)) for word in row] for row in self.body]
+        header, notes = [printable(text) for text in self.header], [printable(text) for text in self.notes]
+        return replace(self, title=printable(self.title), header=header, body=body, notes=notes)

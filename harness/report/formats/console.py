@@ -16,7 +16,7 @@ _LABEL = 14
 
 def print_table(table: Table | Grid, console: Console) -> None:
     """Print a table to a terminal, the best of each column in bold; what is too wide goes on below."""
-    grid = table.grid() if isinstance(table, Table) else table
+    grid = (table.grid() if isinstance(table, Table) else table).printable()
     parts = _parts(grid, console.width)
     for place, columns in enumerate(parts, 1):
         _print_part(

@@ -8,13 +8,17 @@ from collections.abc import Sequence
 
 from harness.report.measurements import Measurement
 from harness.report.text_table import Grid
+from methods.text import printable
 
 
 def csv(lines: Sequence[Measurement]) -> str:
     """Return one line per measurement, with the columns of `harness.report.measurements.COLUMNS` in their order."""
     from harness.report.measurements import frame
 
-    text: str = frame(lines).to_csv(index=False, lineterminator="\n")
+    table = frame(lines)
+    words = table.select_dtypes(["object", "string"]).columns
+    table[words] = table[words].map(lambda value: _cell(value) if isinstance(value, str) else value)
+    text: str = table.to_csv(index=False, lineterminator="\n")
     return text
 
 
@@ -22,8 +26,22 @@ def grid_csv(grids: Sequence[Grid]) -> str:
     """Return grids of the same header as one CSV, each line opening with its grid's title."""
     text = io.StringIO()
     writer = csv_module.writer(text, lineterminator="\n")
-    for place, grid in enumerate(grids):
+    for place, grid in enumerate(grid.printable() for grid in grids):
         if place == 0:
-            writer.writerow(["table", *grid.header])
-        writer.writerows([grid.title, *(word.text for word in row)] for row in grid.body)
+            writer.writerow(["table", *map(_cell, grid.header)])
+        writer.writerows([_cell(grid.title), *(_cell(word.text) for word in row)] for row in grid.body)
     return text.getvalue()
+
+
+def _cell(text: str) -> str:
+    """Return a text that a spreadsheet shows and does not run: an apostrophe goes before what would be a formula."""
+    text = printable(text)
+    return f"'{text}" if text[1:] and text[0] in "=+-@" and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -23,6 +23,7 @@ from harness.report.syntheses import Synthesis, find_synthesis
 from harness.report.tables import Table, Value
 from harness.report.text_table import Grid
 from methods.errors import UsageError
+from methods.text import printable
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -67,6 +68,11 @@ class Board:
     series: list[str]
 
 
+def _shown(value: object) -> object:
+    """Return what the page shows of a value: of text, signs that can be seen, but for the lines of its own files."""
+    return printable(value) if type(value) is str else value
+
+
 def page(tables: Sequence[Table], reported: Sequence[Grid], folders: Sequence[Path]) -> str:
     """Return the page. Raises UsageError when jinja2 is missing."""
     try:
@@ -76,6 +82,7 @@ def page(tables: Sequence[Table], reported: Sequence[Grid], folders: Sequence[Pa
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,

@@ -10,7 +10,7 @@ from harness.report.text_table import Grid, Word
 def markdown(grids: Sequence[Grid]) -> str:
     """Return grids as GitHub Markdown, the best of each column in bold."""
     parts = []
-    for grid in grids:
+    for grid in (grid.printable() for grid in grids):
         rule = ["---"] * grid.labels + ["---:"] * (len(grid.header) - grid.labels)
         lines = [_markdown_row([_plain(title) for title in grid.header]), _markdown_row(rule)]
         lines += [_markdown_row([_starred(word) for word in row]) for row in grid.body]

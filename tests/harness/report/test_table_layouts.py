@@ -84,7 +84,7 @@ def test_a_metric_nobody_has_is_one_sentence() -> None:
 
 def test_markdown_escapes_markup_in_names() -> None:
     [table] = leaderboards([make_record("a", method="<b>*x*|`y`\n")])
-    assert "| &lt;b>\\*x\\*\\|\\`y\\` + minmax | **50.00** |" in markdown([table.grid()])
+    assert "| &lt;b>\\*x\\*\\|\\`y\\`\\\\n + minmax | **50.00** |" in markdown([table.grid()])
 
 
 def test_pairs_are_all_pairs_of_a_column_with_holm_over_them() -> None:

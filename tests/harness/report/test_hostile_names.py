@@ -1,0 +1,66 @@
+"""Names from records and plugins reach no terminal, file or spreadsheet as anything but text that can be seen."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from rich.console import Console
+
+from harness.cli.run import ProgressTable
+from harness.report.formats.console import console as console_text
+from harness.report.formats.csv import _cell, grid_csv
+from harness.report.formats.html import page
+from harness.report.formats.latex import latex
+from harness.report.formats.markdown import markdown
+from harness.report.text_table import Grid, Word
+
+HOSTILE = "=cmd|' /C calc'!A0 \x1b[2J \x9b31m \u202egnp \x00 \n\r new \u2028 line"
+SEEN = "=cmd|' /C calc'!A0 \\x1b[2J \\x9b31m \\u202egnp \\x00 \\n\\r new \\u2028 line"
+UNSEEN = set("\x1b\x9b\u202e\x00\r\u2028")
+
+
+def hostile_grid() -> Grid:
+    return Grid(HOSTILE, [HOSTILE, "top1"], [[Word(HOSTILE), Word("-1.5", strong=True)]], [HOSTILE])
+
+
+@pytest.mark.parametrize("form", [console_text, markdown, latex, grid_csv])
+def test_no_format_passes_on_what_cannot_be_seen(monkeypatch: pytest.MonkeyPatch, form: object) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    text = form([hostile_grid()])  # type: ignore[operator]
+    assert set(text) & UNSEEN == set()
+
+
+def test_the_page_passes_on_nothing_unseen() -> None:
+    text = page([], [hostile_grid()], [])
+    assert set(text) & UNSEEN == set()
+    assert "\\x1b[2J" in text
+
+
+def test_a_spreadsheet_gets_numbers_and_text_and_no_formula() -> None:
+    header, row = csv.reader(io.StringIO(grid_csv([hostile_grid()])))
+    assert header == ["table", "'" + SEEN, "top1"]
+    assert row == ["'" + SEEN, "'" + SEEN, "-1.5"]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+A1", "-A1", "@SUM(A1)", "=", "-1.5", "+2", "-", "-inf", "a=b"])
+def test_cells_by_hand(text: str) -> None:
+    defused = text in {"=1+1", "+A1", "-A1", "@SUM(A1)"}
+    assert _cell(text) == ("'" + text if defused else text)
+
+
+class _Job:
+    key = "k"
+
+    def label(self) -> str:
+        return "[red]" + HOSTILE
+
+
+def test_progress_shows_labels_and_errors_as_they_are() -> None:
+    out = io.StringIO()
+    table = ProgressTable([], Console(file=out, width=400))
+    table.started(_Job())  # type: ignore[arg-type]
+    table.finished(_Job(), HOSTILE)  # type: ignore[arg-type]
+    assert set(out.getvalue()) & UNSEEN == set()
+    assert f"failed: {SEEN}" in out.getvalue()
