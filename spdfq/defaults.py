@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from methods.models.family import family_named
+
 
 @dataclass(frozen=True)
 class ModelDefaults:
@@ -47,4 +49,4 @@ BY_NAME = {
 
 def defaults_for(model: str) -> ModelDefaults:
     """Return the defaults of a short name, or for another timm model those of its family."""
-    return BY_NAME.get(model, BY_NAME["swin_t" if model.startswith("swin") else "vit_b"])
+    return BY_NAME[model] if model in BY_NAME else BY_NAME[family_named(model).alike]

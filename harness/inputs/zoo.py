@@ -90,10 +90,10 @@ def select_models(patterns: list[str]) -> list[ModelEntry]:
 
 def _timm_entry(name: str) -> ModelEntry:
     """Return an entry for a full timm name of an ImageNet-1k classifier; raises UsageError otherwise."""
-    if not name.startswith(("vit_", "deit", "swin_", "test_vit")):
-        raise unknown_name("model", name, ENTRIES)
     import timm
     from timm.models import get_pretrained_cfg
+
+    from methods.models.family import family_named
 
     arch = name.partition(".")[0]
     tags = timm.list_pretrained(f"{arch}.*") if timm.is_model(arch) else []
@@ -102,6 +102,7 @@ def _timm_entry(name: str) -> ModelEntry:
     cfg = get_pretrained_cfg(name) if timm.is_model(arch) else None
     if cfg is None:
         raise unknown_name("model", name, ENTRIES)
+    family_named(arch)
     if cfg.num_classes != 1000:
         raise UsageError(f"{name} has {cfg.num_classes} classes; only ImageNet-1k classifiers can be measured.")
     tag = f"{arch}.{cfg.tag}" if cfg.tag else arch

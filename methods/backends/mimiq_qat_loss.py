@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from methods.models.architecture import attention_sites
+from methods.models.architecture import attention_sites, counterparts
 from methods.models.attention import attention_outputs
 from methods.optimisation.loop import DivergenceError
 
@@ -44,7 +44,7 @@ class Distillation:
         self.model, self.quantized = model, quantized
         self.temperature, self.head_weight = temperature, head_weight
         self.sites = attention_sites(model) if head_weight > 0 else []
-        self.quantized_sites = attention_sites(quantized) if head_weight > 0 else []
+        self.quantized_sites = counterparts(self.sites, model, quantized)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return T^2 KL + head_weight L_head, the mean over layers, of images [n, C, H, W]."""

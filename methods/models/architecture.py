@@ -1,30 +1,31 @@
-"""What the methods and backends need to know of stock timm transformers: attention sites and units.
-
-Two families are understood: `VisionTransformer` (ViT, DeiT, with class token, distillation token, register
-tokens or average pooling) and `SwinTransformer`. Everything else is refused with a sentence.
-"""
+"""What methods and backends ask of a model: attention sites and reconstruction units, whatever its family."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from timm.layers import Attention, Mlp
-from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock, WindowAttention
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from methods.errors import UsageError
+from methods.models import functions
+from methods.models.family import Family, family_of, projected_attentions
+from methods.models.trace import Product, Trace, trace
+
+_MOST_PREFIX = 2
 
 
 @dataclass(frozen=True)
 class AttentionSite:
-    """One attention module: block `depth` (1-based) of `depths`, and the grid its keys lie on.
+    """One attention map of a module: block `depth` (1-based) of `depths`, and the grid its keys lie on.
 
     grid: rows and columns of the map one head attends over - all patches for a ViT, one window for Swin;
     windows: maps per image; prefix: tokens before the patches; class_token: whether token 0 is the class
-    token, whose row stands for the head (otherwise the mean over all queries does).
+    token, whose row stands for the head (otherwise the mean over all queries does); scores, mixed: the module's
+    products Q K^T and A V by number (one and the same for fused attention), None where its operands are read at its
+    projection; side: which operand of A V the softmax output is; heads_first: whether heads come before windows.
     """
 
     module: nn.Module
@@ -35,125 +36,121 @@ class AttentionSite:
     windows: int
     prefix: int
     class_token: bool
+    scores: int | None = None
+    mixed: int | None = None
+    side: str = "left"
+    heads_first: bool = False
+    scale: float | None = None
+
+    @property
+    def factor(self) -> float:
+        """What the products of query and key are multiplied with."""
+        scale: float = self.module.scale if self.scale is None else self.scale  # type: ignore[assignment]
+        return scale
 
 
 def check_supported(model: nn.Module) -> None:
-    """Raise UsageError unless `model` is of a family this project understands, built of stock blocks."""
-    if isinstance(model, VisionTransformer):
-        parts = [block.attn if isinstance(block, Block) else block for block in model.blocks]
-        odd = sorted({type(part).__name__ for part in parts if not isinstance(part, Attention)})
-        if odd:
-            raise UsageError(f"A VisionTransformer built of {', '.join(odd)} is not supported.")
-        if model.attn_pool is not None:
-            raise UsageError("A VisionTransformer with attention pooling is not supported.")
-        return
-    if not isinstance(model, SwinTransformer):
-        raise UsageError(
-            f"{type(model).__name__} is not supported: only timm's VisionTransformer and SwinTransformer are."
-        )
-
-
-def attention_modules(model: nn.Module) -> list[Any]:
-    """Return the attention modules in the order of computation."""
-    return [m for m in model.modules() if isinstance(m, Attention | WindowAttention)]
-
-
-def _vit_sites(model: VisionTransformer) -> Iterator[AttentionSite]:
-    rows, columns = model.patch_embed.grid_size
-    for index, block in enumerate(model.blocks):
-        yield AttentionSite(
-            module=block.attn,
-            depth=index + 1,
-            depths=len(model.blocks),
-            heads=block.attn.num_heads,
-            grid=(rows, columns),
-            windows=1,
-            prefix=model.num_prefix_tokens,
-            class_token=model.cls_token is not None,
-        )
-
-
-def _swin_sites(model: SwinTransformer) -> Iterator[AttentionSite]:
-    blocks = [m for m in model.modules() if isinstance(m, SwinTransformerBlock)]
-    for index, block in enumerate(blocks):
-        rows, columns = block.window_size
-        across = -(-block.input_resolution[0] // rows) * -(-block.input_resolution[1] // columns)
-        yield AttentionSite(
-            module=block.attn,
-            depth=index + 1,
-            depths=len(blocks),
-            heads=block.attn.num_heads,
-            grid=(rows, columns),
-            windows=across,
-            prefix=0,
-            class_token=False,
-        )
+    """Raise UsageError unless `model` is of a family this project understands."""
+    family_of(model)
 
 
 def attention_sites(model: nn.Module) -> list[AttentionSite]:
-    """Return every attention site of a supported model, in order of depth."""
-    check_supported(model)
-    if isinstance(model, VisionTransformer):
-        return list(_vit_sites(model))
-    assert isinstance(model, SwinTransformer)
-    return list(_swin_sites(model))
+    """Return every attention site of a model, in order of depth.
+
+    Raises UsageError for a model without attention over a grid of tokens.
+    """
+    family = family_of(model)
+    found = family.sites(model) if family.sites is not None else None
+    found = _traced_sites(model, family) if found is None else found
+    if not found:
+        why = family.without_maps or "no attention of it lies over a grid of tokens"
+        raise UsageError(f"{type(model).__name__} ({family.name}) has no attention maps: {why}.")
+    return found
+
+
+def _traced_sites(model: nn.Module, family: Family) -> list[AttentionSite]:
+    """Return the sites of the attention classes a family names, as a dry run finds them."""
+    seen, modules = trace(model), dict(model.named_modules())
+    mapped = [p for p in seen.products if p.maps and p.layer is None and _named(modules[p.owner], family)]
+    owners = list(dict.fromkeys(product.owner for product in mapped))
+    found = []
+    for product in mapped:
+        before = [p for p in seen.products if p.owner == product.owner and p.layer is None and p.index < product.index]
+        scores = product if product.kind == functions.ATTENTION else (before[0] if before else product)
+        place = owners.index(product.owner) + 1, len(owners)
+        site = _traced_site(model, modules[product.owner], product, scores.index, place)
+        found += [site] if site is not None else []
+    return found
+
+
+def _named(module: nn.Module, family: Family) -> bool:
+    return type(module).__name__ in family.maps
+
+
+def _traced_site(
+    model: Any, module: Any, product: Product, scores: int, place: tuple[int, int]
+) -> AttentionSite | None:
+    """Return the site of a product A V, None where its keys do not fill a square grid behind a prefix."""
+    shape = product.maps if product.softmax == "left" else (*product.maps[:-2], *product.maps[:-3:-1])
+    leading, keys = list(shape[:-2]), shape[-1]
+    side = math.isqrt(keys)
+    prefix = getattr(model, "num_prefix_tokens", None)
+    if prefix is None or side * side != keys - prefix:
+        prefix = keys - side * side
+    if side * side + prefix != keys or (prefix > _MOST_PREFIX and prefix != getattr(model, "num_prefix_tokens", 0)):
+        side = math.isqrt(keys - prefix)
+        if side * side + prefix != keys:
+            return None
+    return AttentionSite(
+        module=module,
+        depth=place[0],
+        depths=place[1],
+        heads=_heads(leading, module),
+        grid=(side, side),
+        windows=math.prod(leading) // _heads(leading, module),
+        prefix=prefix,
+        class_token=prefix > 0 and getattr(model, "cls_token", True) is not None,
+        scores=scores,
+        mixed=product.index,
+        side=product.softmax,
+        heads_first=len(leading) == 3 and leading[1] == _heads(leading, module),
+        scale=product.scale,
+    )
+
+
+def _heads(leading: list[int], module: Any) -> int:
+    """Return how many heads a map has, whose dimensions before queries and keys are given, for one image."""
+    told = getattr(module, "num_heads", None) or getattr(module, "heads", None)
+    return told if told in leading[1:] else (leading[-1] if len(leading) > 1 else 1)
+
+
+def counterparts(sites: Sequence[AttentionSite], model: nn.Module, quantized: nn.Module) -> list[AttentionSite]:
+    """Return the sites of a quantized copy of a model that stand where those of the model do."""
+    names = {module: name for name, module in model.named_modules()}
+    return [replace(site, module=quantized.get_submodule(names[site.module])) for site in sites]
 
 
 def reconstruction_units(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the units of block-wise reconstruction, named, in the order of computation.
+    """Return the units of block-wise reconstruction, named, in the order they stand in the model.
 
-    Patch embedding, every block, Swin's patch mergings, and the classifier's linear layer (as in the
-    authors' I&S-ViT code, after which SPDFQ's missing parts are modelled).
+    Patch embedding, every block of the family's, and each layer outside of them, the classifier among these (as in the
+    authors' I&S-ViT code, after which SPDFQ's missing parts are modelled). A unit takes one tensor and gives one.
     """
-    check_supported(model)
-    units = (Block, SwinTransformerBlock, PatchMerging)
-    found = [(name, m) for name, m in model.named_modules() if isinstance(m, units) or name == "patch_embed"]
-    head = [(name, m) for name, m in model.named_modules() if name in ("head", "head_dist", "head.fc")]
-    return found + [(name, m) for name, m in head if isinstance(m, nn.Linear)]
-
-
-@dataclass(frozen=True)
-class NormedLayer:
-    """A linear layer fed by a LayerNorm and by nothing else, and the norm that feeds no other layer."""
-
-    norm: str
-    layer: str
-
-
-def normed_layers(model: nn.Module) -> list[NormedLayer]:
-    """Return the q/k/v projections, first MLP layers and Swin reductions that a LayerNorm feeds, by name.
-
-    Left out are pairs between which something else stands or looks: a norm without bias (no shift can be put
-    into it), a gate that reads the same norm, windows padded with zeros behind the norm.
-    """
-    check_supported(model)
-    found = []
+    family, seen = family_of(model), trace(model)
+    multiplied = {product.layer for product in seen.products if not product.left}
+    units: list[str] = []
     for name, module in model.named_modules():
-        if isinstance(module, Block | SwinTransformerBlock):
-            if getattr(module.attn, "gate", None) is None and not padded(module):
-                found.append(NormedLayer(f"{name}.norm1", f"{name}.attn.qkv"))
-            found.append(NormedLayer(f"{name}.norm2", f"{name}.mlp.fc1"))
-        elif isinstance(module, PatchMerging):
-            found.append(NormedLayer(f"{name}.norm", f"{name}.reduction"))
-    return [pair for pair in found if _shiftable(model.get_submodule(pair.norm))]
+        inside = any(name.startswith(f"{unit}.") for unit in units)
+        whole = type(module).__name__ in family.blocks or name == "patch_embed"
+        if not inside and (whole or name in multiplied) and _learnable(name, seen):
+            units.append(name)
+    return [(name, model.get_submodule(name)) for name in units]
 
 
-def activated_layers(model: nn.Module) -> list[str]:
-    """Return the names of the second MLP layers that a GELU, and nothing else, feeds."""
-    check_supported(model)
-    mlps = [(name, m) for name, m in model.named_modules() if isinstance(m, Mlp)]
-    return [f"{name}.fc2" for name, m in mlps if isinstance(m.act, nn.GELU) and isinstance(m.norm, nn.Identity)]
-
-
-def padded(block: nn.Module) -> bool:
-    """Whether a Swin block fills up its map with zeros before cutting it into windows."""
-    if not isinstance(block, SwinTransformerBlock):
-        return False
-    return any(size % window for size, window in zip(block.input_resolution, block.window_size, strict=True))
-
-
-def _shiftable(norm: nn.Module) -> bool:
-    return isinstance(norm, nn.LayerNorm) and norm.elementwise_affine and norm.bias is not None
+def _learnable(name: str, seen: Trace) -> bool:
+    """Whether a module runs once a pass, on a tensor, and gives one."""
+    given, made = seen.shapes.get(name, (None, None))
+    return seen.calls[name] == 1 and given is not None and made is not None
 
 
 def product_layers(model: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d]]:
@@ -162,12 +159,12 @@ def product_layers(model: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d]]:
 
 
 def named_attentions(model: nn.Module) -> list[tuple[str, Any]]:
-    """Return the attention modules of a model with their names."""
-    found = {id(module) for module in attention_modules(model)}
+    """Return the modules of a model, with their names, whose attention is quantized at the layers beside it."""
+    found = {id(module) for module in projected_attentions(model)}
     return [(name, module) for name, module in model.named_modules() if id(module) in found]
 
 
 def layer_names(model: nn.Module) -> list[str]:
-    """Return the names bits can be given to: layers, and attention modules for the operands of their products."""
-    known = {name for name, _ in (*product_layers(model), *named_attentions(model))}
+    """Return the names bits can be given to: layers, and modules that multiply by themselves."""
+    known = {product.layer or product.owner for product in trace(model).products if not product.left}
     return [name for name, _ in model.named_modules() if name in known]

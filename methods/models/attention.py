@@ -1,22 +1,26 @@
-"""Read attention distributions and outputs while a model runs, without switching off fused attention.
+"""Read attention distributions and outputs while a model runs.
 
-A hook on the q/k/v projection sees all that attention is made of. For a model with a class token only the
-class query's row is computed (one query against all keys); otherwise the mean over all queries needs the
-full map of the site. The outputs A.V are what the projection after attention is given.
+In ViT and Swin a hook on the q/k/v projection sees all that attention is made of, and fused attention stays on. For a
+model with a class token only the class query's row is computed (one query against all keys); otherwise the mean over
+all queries needs the full map of the site. The outputs A.V are what the projection after attention is given. In all
+other families the products themselves are watched (`methods.models.calls`), in a floating-point model as in a
+quantized one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeAlias
 
 from timm.layers import Attention
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from methods.models.architecture import AttentionSite
+from methods.models.calls import CallSite, shielded, unwatch, watch
 
 
 @contextmanager
@@ -29,17 +33,22 @@ def attention_maps(sites: Sequence[AttentionSite], count: int) -> Iterator[list[
     there is no class token (SPDFQ, section on APA; averaging pooled ViTs likewise is inferred).
     """
     found: list[Tensor] = []
-    hooks = []
-    for site in sites:
-        masks: dict[str, Tensor | None] = {}
-        hooks.append(site.module.register_forward_pre_hook(partial(_keep_mask, masks), with_kwargs=True))
-        read = partial(_read, site, count, masks, found)
-        hooks.append(site.module.get_submodule("qkv").register_forward_hook(read))
-    try:
+
+    def keep(site: AttentionSite, _part: nn.Module, arguments: tuple[Tensor], _output: Tensor) -> None:
+        found.append(_rows(site, arguments[0], count))
+
+    with ExitStack() as stack:
+        for site in sites:
+            if site.mixed is not None:
+                operand = "softmax" if site.scores == site.mixed else site.side
+                softmax = stack.enter_context(watched_part(site, site.mixed, operand))
+                _hook(stack, softmax.register_forward_hook(partial(keep, site)))
+                continue
+            masks: dict[str, Tensor | None] = {}
+            _hook(stack, site.module.register_forward_pre_hook(partial(_keep_mask, masks), with_kwargs=True))
+            read = partial(_read, site, count, masks, found)
+            _hook(stack, site.module.get_submodule("qkv").register_forward_hook(read))
         yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager
@@ -54,15 +63,75 @@ def attention_outputs(sites: Sequence[AttentionSite]) -> Iterator[list[Tensor]]:
     def read(site: AttentionSite, _module: nn.Module, arguments: tuple[Tensor]) -> None:
         found.append(arguments[0].unflatten(0, (-1, site.windows)).unflatten(-1, (site.heads, -1)))
 
-    hooks = []
-    for site in sites:
-        after = "norm" if isinstance(site.module, Attention) else "proj"
-        hooks.append(site.module.get_submodule(after).register_forward_pre_hook(partial(read, site)))
-    try:
+    def keep(site: AttentionSite, _call: nn.Module, _arguments: Any, output: Tensor) -> None:
+        tokens = output if site.side == "left" else output.transpose(-2, -1)
+        found.append(by_window(site, tokens).transpose(2, 3))
+
+    with ExitStack() as stack:
+        for site in sites:
+            if site.mixed is not None:
+                call = stack.enter_context(watched_call(site, site.mixed))
+                _hook(stack, call.register_forward_hook(partial(keep, site)))
+            else:
+                after = "norm" if isinstance(site.module, Attention) else "proj"
+                _hook(stack, site.module.get_submodule(after).register_forward_pre_hook(partial(read, site)))
         yield found
+
+
+def _hook(stack: ExitStack, handle: RemovableHandle) -> None:
+    stack.callback(handle.remove)
+
+
+@contextmanager
+def watched_call(site: AttentionSite, index: int) -> Iterator[CallSite]:
+    """Give, inside the `with`, the call site of a product of a site's module; one that is not watched yet is."""
+    module: Any = site.module
+    if not hasattr(module, "products"):
+        watch(module, [])
+        try:
+            with shielded(module), watched_call(site, index) as call:
+                yield call
+        finally:
+            unwatch(module)
+        return
+    there: list[CallSite] = [known for known in module.products if known.index == index]
+    added = not there
+    call = CallSite(index, None, {}) if added else there[0]
+    if added:
+        module.products.append(call)
+    try:
+        yield call
     finally:
-        for hook in hooks:
-            hook.remove()
+        if added:
+            module.products = nn.ModuleList(other for other in module.products if other is not call)
+
+
+@contextmanager
+def watched_part(site: AttentionSite, index: int, name: str) -> Iterator[nn.Module]:
+    """Give, inside the `with`, the module that an operand of a product passes, by the operand's name."""
+    with watched_call(site, index) as call:
+        added = name not in call.parts
+        if added:
+            call.parts[name] = nn.Identity()
+        try:
+            yield call.parts[name]
+        finally:
+            if added:
+                del call.parts[name]
+
+
+def by_window(site: AttentionSite, values: Tensor) -> Tensor:
+    """Return [n, windows, heads, rows, columns] of what a watched site computes, however its code orders them."""
+    values = values.transpose(1, 2) if site.heads_first else values
+    return values.reshape(-1, site.windows, site.heads, *values.shape[-2:])
+
+
+def _rows(site: AttentionSite, weights: Tensor, count: int) -> Tensor:
+    """Return the rows that stand for the heads [count, windows, heads, cells] of a softmax output."""
+    weights = by_window(site, weights if site.side == "left" else weights.transpose(-2, -1))[:count]
+    first = site.prefix if weights.shape[-2] == weights.shape[-1] else 0
+    rows = weights[..., :1, :] if site.class_token else weights[..., first:, :]
+    return rows.mean(dim=-2)[..., site.prefix :]
 
 
 def _keep_mask(masks: dict[str, Tensor | None], _module: nn.Module, _arguments: Any, options: dict[str, Any]) -> None:
@@ -121,14 +190,32 @@ def attention_operands(sites: Sequence[AttentionSite]) -> Iterator[list[Operands
     quantized model. The scale of attention, Swin's bias and Swin's mask are not in them.
     """
     found: list[Operands] = []
-    hooks = [
-        site.module.get_submodule("qkv").register_forward_hook(partial(_read_operands, site, found)) for site in sites
-    ]
-    try:
+    with ExitStack() as stack:
+        for site in sites:
+            if site.scores is not None:
+                stack.enter_context(_watched(site, site.scores, found))
+            else:
+                handle = site.module.get_submodule("qkv").register_forward_hook(partial(_read_operands, site, found))
+                stack.callback(handle.remove)
         yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+
+@contextmanager
+def _watched(site: AttentionSite, index: int, found: list[Operands]) -> Iterator[None]:
+    """Collect the operands of a watched product Q K^T."""
+    fused, query = site.scores == site.mixed, list[Tensor]()
+
+    def first(_part: nn.Module, _arguments: Any, output: Tensor) -> None:
+        query.append(by_window(site, output))
+
+    def second(_part: nn.Module, _arguments: Any, output: Tensor) -> None:
+        found.append((query.pop(), by_window(site, output if fused else output.transpose(-2, -1))))
+
+    with ExitStack() as stack:
+        for name, keep in zip(("query", "key") if fused else ("left", "right"), (first, second), strict=True):
+            part = stack.enter_context(watched_part(site, index, name))
+            stack.callback(part.register_forward_hook(keep).remove)
+        yield
 
 
 def _read_operands(

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from methods.bits import FLOAT, Bits
 from methods.errors import UsageError
-from methods.models.architecture import check_supported, named_attentions, product_layers
+from methods.models.architecture import named_attentions, product_layers
+from methods.models.trace import trace
 from methods.quant.insert import replace
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers.base import Quantizer
@@ -93,7 +94,7 @@ def insert_everywhere(model: nn.Module, bits: Bits, weights: Maker, activations:
     Places beside layers and attention have the bits of the module they stand at. Raises UsageError for models that
     are not supported. With 32 bits throughout the copy is the plain model.
     """
-    check_supported(model)
+    _check(model)
     quantized = copy.deepcopy(model).requires_grad_(False)
     if bits.float:
         return quantized
@@ -113,6 +114,13 @@ def insert_everywhere(model: nn.Module, bits: Bits, weights: Maker, activations:
             _quantize_output(module, made(activations, bits.of(f"{name}.mlp").activations))
             _quantize_sum(module.norm2, made(activations, bits.of(f"{name}.norm2").activations))
     return quantized
+
+
+def _check(model: nn.Module) -> None:
+    """Raise UsageError for a model with products that the protocol does not know."""
+    known = {name for name, _ in named_attentions(model)}
+    if not known or any(product.layer is None and product.owner not in known for product in trace(model).products):
+        raise UsageError(f"PSAQ-ViT's protocol is for stock ViT, DeiT and Swin, not for this {type(model).__name__}.")
 
 
 def _stepwise(attention: Any, width: int, activations: Maker) -> StepwiseAttention:

@@ -1,8 +1,10 @@
-"""Put quantizers into a stock timm transformer, without touching its code.
+"""Put quantizers into a stock timm model, without touching its code.
 
-Every linear and convolution layer is replaced by a `QuantizedLayer`. The operands of the two attention
-products are reached from outside: the q/k/v projection's output is quantized slice by slice, and the
-softmax output passes through `attn_drop`, where a quantizer takes the place of the inactive dropout.
+A dry run tells which products a forward pass computes, and where (`methods.models.trace`). Every linear or convolution
+layer becomes a `QuantizedLayer`; whatever else multiplies gets quantizers at its call site (`methods.models.calls`).
+In ViT and Swin the operands of attention are reached at the layers beside it, as the published methods have it: the
+q/k/v projection's output is quantized slice by slice, and the softmax output passes through `attn_drop`, where a
+quantizer takes the place of the inactive dropout.
 """
 
 from __future__ import annotations
@@ -16,7 +18,11 @@ from typing import Any
 from torch import nn
 
 from methods.bits import FLOAT, Bits
-from methods.models.architecture import check_supported, named_attentions, product_layers
+from methods.errors import UsageError
+from methods.models import functions
+from methods.models.architecture import named_attentions, product_layers
+from methods.models.calls import CallSite, watch
+from methods.models.trace import Product, Trace, separate, trace
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers.base import Quantizer
 from methods.quant.recipe import Recipe, made
@@ -31,26 +37,71 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
 def insert_quantizers(model: nn.Module, bits: Bits, recipe: Recipe) -> nn.Module:
     """Return a copy of `model` with uncalibrated activation quantizers and fitted weight quantizers.
 
-    A layer's bits are those of its weight and its input, an attention module's those of the operands of its two
-    products. Raises UsageError for a model family that is not supported. With 32 bits throughout the copy is
-    the plain model.
+    A layer's bits are those of its weight and its input, those of a module that multiplies by itself those of the
+    operands. Raises UsageError for a model that cannot be quantized. With 32 bits throughout the copy is the plain
+    model.
     """
-    check_supported(model)
     quantized = copy.deepcopy(model).requires_grad_(False)
     if bits.float:
         return quantized
-    widths = {name: bits.of(name).activations for name, _ in named_attentions(quantized)}
-    attentions = [(a, widths[name]) for name, a in named_attentions(quantized) if widths[name] != FLOAT]
-    operands = {id(a.qkv): _operands(a, width, recipe) for a, width in attentions}
-    maker = recipe.inputs(quantized)
-    for name, layer in product_layers(quantized):
-        inputs = made(maker(name), bits.of(name).activations)
-        weights = made(recipe.weights, bits.of(name).weights)
-        replace(quantized, name, QuantizedLayer(layer, inputs, weights, operands.get(id(layer))))
-    for attention, width in attentions:
-        attention.attn_drop = recipe.operand(recipe.attention, width, attention.num_heads, 1)
+    separate(quantized)
+    attentions = [(name, a) for name, a in named_attentions(quantized) if bits.of(name).activations != FLOAT]
+    seen = trace(model)
+    operands = {f"{name}.qkv": _operands(a, bits.of(name).activations, recipe) for name, a in attentions}
+    _replace_layers(quantized, bits, recipe, seen, operands)
+    for name, attention in attentions:
+        attention.attn_drop = recipe.operand(recipe.attention, bits.of(name).activations, attention.num_heads, 1)
         attention.fused_attn = False
+    _watch_products(quantized, bits, recipe, seen)
+    vars(quantized)["left_in_float"] = {p.name: p.left for p in seen.products if p.left}
     return quantized
+
+
+def _replace_layers(
+    model: nn.Module, bits: Bits, recipe: Recipe, seen: Trace, operands: dict[str, list[nn.Module]]
+) -> None:
+    """Put a `QuantizedLayer` in the place of every layer that takes part; one left as it is gets no quantizers."""
+    maker = recipe.inputs(seen)
+    products = {product.layer: product for product in seen.products if product.layer is not None}
+    for name, layer in product_layers(model):
+        if name not in products:
+            continue
+        own = Bits(FLOAT, FLOAT) if products[name].left else bits.of(name)
+        inputs, weights = made(maker(name), own.activations), made(recipe.weights, own.weights)
+        norm, image = seen.norms.get(name), name in seen.images
+        replace(model, name, QuantizedLayer(layer, inputs, weights, operands.get(name), norm, image))
+
+
+def _watch_products(model: nn.Module, bits: Bits, recipe: Recipe, seen: Trace) -> None:
+    """Give every module that multiplies by itself its sites; one of 32 bits is watched too, for the others' sake."""
+    projected = {name for name, _ in named_attentions(model)}
+    sites: dict[str, list[CallSite]] = {}
+    for product in seen.products:
+        if product.owner not in projected and (product.layer is None or product.functional):
+            sites.setdefault(product.owner, [])
+        if product.owner not in projected and product.layer is None and not product.left:
+            sites[product.owner].append(_site(product, bits.of(product.owner), recipe))
+    for name, own in sites.items():
+        watch(model.get_submodule(name), own)
+
+
+def _site(product: Product, bits: Bits, recipe: Recipe) -> CallSite:
+    """Return the quantizers of a product's operands; raises UsageError for quantizers per head, unknown here."""
+    if recipe.per_head:
+        raise UsageError("Quantizers per head are for stock ViT, DeiT and Swin alone.")
+    makers = dict.fromkeys(product.operands, recipe.activations)
+    softmax = "softmax" if product.kind == functions.ATTENTION else product.softmax
+    if product.softmax:
+        makers["value" if "value" in makers else _OTHER[softmax]] = recipe.values or recipe.activations
+        makers[softmax] = recipe.attention
+    quantizers = {name: made(maker, bits.activations) for name, maker in makers.items()}
+    if "weight" in quantizers:
+        quantizers["weight"] = made(recipe.weights, bits.weights)
+    placed = {name: quantizer for name, quantizer in quantizers.items() if quantizer is not None}
+    return CallSite(product.index, product.kind, placed)
+
+
+_OTHER = {"left": "right", "right": "left", "input": "weight"}
 
 
 def _operands(attention: Any, width: int, recipe: Recipe) -> list[nn.Module]:

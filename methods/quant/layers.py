@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from methods.models.calls import StandIn
 from methods.quant.quantizers.base import Quantizer
 
 
-class QuantizedLayer(nn.Module):
+class QuantizedLayer(StandIn):
     """A linear or convolution layer whose input and weight are fake-quantized.
 
     `outputs` holds quantizers (or identities) for equal slices of the last dimension of the result: for a fused q/k/v
     projection the three operands of the two attention products. While learning, the weight is quantized
-    on every pass; `fold` quantizes it once and for all.
+    on every pass; `fold` quantizes it once and for all. norm: the name of the LayerNorm that feeds this layer and
+    nothing else, if one does; image: whether the input is the model's own. Whatever else stock code asks of the layer
+    it finds.
     """
 
     def __init__(
@@ -22,9 +28,12 @@ class QuantizedLayer(nn.Module):
         inputs: Quantizer | None,
         weights: Quantizer | None,
         outputs: list[nn.Module] | None = None,
+        norm: str | None = None,
+        image: bool = False,
     ) -> None:
         super().__init__()
         self.layer = layer
+        self.norm, self.image = norm, image
         self.inputs = inputs
         self.weights = weights
         self.outputs = nn.ModuleList(outputs or [])
@@ -39,17 +48,33 @@ class QuantizedLayer(nn.Module):
                 self.layer.weight.copy_(self.weights(self.layer.weight))
         self.folded = True
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what the layer has by a name that is not our own (its weight, its stride)."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "layer":
+                raise
+            return getattr(self.layer, name)
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer on the quantized input with the quantized weight."""
+        with torch._C.DisableTorchFunction():  # the products of a module around it are not these
+            return self._computed(x)
+
+    def _computed(self, x: Tensor) -> Tensor:
         if self.inputs is not None:
             x = self.inputs(x)
         weight = self.layer.weight
         if not self.folded and self.weights is not None:
             weight = self.weights(weight)
-        if isinstance(self.layer, nn.Conv2d):
-            x = self.layer._conv_forward(x, weight, self.layer.bias)
-        else:
+        kind = type(self.layer).forward
+        if kind is nn.Conv2d.forward:
+            x = self.layer._conv_forward(x, weight, self.layer.bias)  # type: ignore[operator]
+        elif kind is nn.Linear.forward:
             x = nn.functional.linear(x, weight, self.layer.bias)
+        else:  # a stock layer with a way of its own, which pads as TensorFlow does
+            x = functional_call(self.layer, {"weight": weight}, (x,))
         return self._quantized_outputs(x) if self.outputs else x
 
     def _quantized_outputs(self, x: Tensor) -> Tensor:

@@ -5,15 +5,16 @@ Read off the list of quantized operations, so that what counts is what a backend
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from methods.bits import FLOAT
-from methods.models.architecture import named_attentions, product_layers
+from methods.models.architecture import named_attentions
+from methods.models.calls import CallSite
+from methods.models.trace import Product, trace
 from methods.quant.headwise import HeadwiseQuantizer
 from methods.quant.insert import quantized_layers
 from methods.quant.quantizers.base import Quantizer
@@ -71,35 +72,33 @@ def _size(quantized: nn.Module, bits: dict[str, int]) -> int:
 
 
 def _products(model: nn.Module, image: Tensor) -> list[_Product]:
-    """Return the matrix products of one forward pass of `image`."""
-    found: list[_Product] = []
-    hooks = [
-        layer.register_forward_hook(partial(_layer_product, found, name)) for name, layer in product_layers(model)
-    ]
-    for name, attention in named_attentions(model):
-        hooks.append(attention.qkv.register_forward_hook(partial(_attention_products, found, name)))
-    with torch.no_grad():
-        model(image)
-    for hook in hooks:
-        hook.remove()
-    return found
+    """Return the matrix products of one forward pass of `image`, with what their operands are called."""
+    projected = {name for name, _ in named_attentions(model)}
+    _, channels, height, width = image.shape
+    seen = trace(model, (channels, height, width))
+    return [part for product in seen.products for part in _named(product, projected)]
 
 
-def _layer_product(found: list[_Product], name: str, layer: Any, _arguments: Any, output: Tensor) -> None:
-    """Add inputs times weights: every output sums over the inputs of one row of the weight."""
-    macs = output.numel() * layer.weight[0].numel()
-    found.append(_Product(macs, (f"{name} input",), (f"{name} weight",)))
+def _named(seen: Product, projected: set[str]) -> Iterator[_Product]:
+    """Yield a product, or the two of attention, by the names its operands have in `describe`.
 
-
-def _attention_products(found: list[_Product], name: str, _layer: Any, _arguments: Any, output: Tensor) -> None:
-    """Add query times key and attention times value: N x N x width for each set of tokens [sets, N, 3 x width].
-
-    Where the projection's output is quantized as a whole, that is what its three parts are.
+    Where operands of attention are quantized beside it, as slices of a projection's output, they have its module's
+    name; the projection's output may also be quantized as a whole.
     """
-    sets, tokens, width = output.shape
-    macs, whole = sets * tokens * tokens * (width // 3), f"{name}.qkv output"
-    found.append(_Product(macs, (f"{name} query", whole), (f"{name} key", whole)))
-    found.append(_Product(macs, (f"{name} softmax",), (f"{name} value", whole)))
+    names = [f"{seen.name} {operand}" for operand in seen.operands]
+    chosen: list[tuple[tuple[str, ...], tuple[str, ...]]]
+    if seen.owner in projected and seen.layer is None:
+        whole = f"{seen.owner}.qkv output"
+        query, key, value = (f"{seen.owner} {operand}" for operand in ("query", "key", "value"))
+        both: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+            ((query, whole), (key, whole)),
+            ((f"{seen.owner} softmax",), (value, whole)),
+        ]
+        chosen = both if len(seen.macs) == 2 else [both[min(seen.index, 1)]]
+    else:
+        chosen = [((left,), (right,)) for left, right in zip(names[::2], names[1::2], strict=True)]
+    for macs, (left, right) in zip(seen.macs, chosen, strict=True):
+        yield _Product(macs, left, right)
 
 
 _PLACED = {
@@ -138,4 +137,8 @@ def describe(model: nn.Module) -> list[dict[str, str | int]]:
             add(f"{parent} {_PLACED[child]}".strip(), module)
         elif child in _NORMED:
             add(f"{parent} {_NORMED[child]}", module[1] if isinstance(module, nn.Sequential) else None)
-    return rows
+        elif isinstance(module, CallSite):
+            for operand, quantizer in module.parts.items():
+                add(f"{name.rpartition('.products.')[0]} {module.index} {operand}", quantizer)
+    left: dict[str, str] = getattr(model, "left_in_float", {})
+    return rows + [{"operation": name, "quantizer": f"none, {why}", "bits": FLOAT} for name, why in left.items()]

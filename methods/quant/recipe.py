@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from torch import nn
-
 from methods.bits import FLOAT
-from methods.models.architecture import activated_layers, normed_layers, product_layers
+from methods.models.trace import Trace
 from methods.quant.headwise import HeadwiseQuantizer
 from methods.quant.quantizers.base import Quantizer
 from methods.quant.quantizers.ranges import MinMaxRange
@@ -29,22 +27,22 @@ class Recipe:
     attention: Maker
     """The softmax output."""
     normed: Maker | None = None
-    """Inputs of layers that a LayerNorm feeds (`normed_layers`)."""
+    """Inputs of layers that a LayerNorm feeds (`Trace.norms`)."""
     activated: Maker | None = None
-    """Inputs of layers that a GELU feeds (`activated_layers`)."""
+    """Inputs of layers that a GELU feeds (`Trace.activated`)."""
     images: Maker | None = None
-    """The input of convolutions."""
+    """The images themselves."""
     values: Maker | None = None
     """The value operand of attention."""
     per_head: bool = False
     """Whether every head has quantizers of its own for the operands of the two attention products (a protocol of its
     own: all else is per tensor)."""
 
-    def inputs(self, model: nn.Module) -> Callable[[str], Maker]:
-        """Return what gives, for a layer of `model` by its name, the maker of its input's quantizer."""
-        special = {pair.layer: self.normed for pair in normed_layers(model)}
-        special |= dict.fromkeys(activated_layers(model), self.activated)
-        special |= {name: self.images for name, layer in product_layers(model) if isinstance(layer, nn.Conv2d)}
+    def inputs(self, seen: Trace) -> Callable[[str], Maker]:
+        """Return what gives, for a layer by its name, the maker of its input's quantizer."""
+        special = dict.fromkeys(seen.norms, self.normed)
+        special |= dict.fromkeys(seen.activated, self.activated)
+        special |= dict.fromkeys(seen.images, self.images)
         return lambda name: special.get(name) or self.activations
 
     def operand(self, maker: Maker, bits: int, heads: int, dim: int) -> Quantizer | HeadwiseQuantizer:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from methods.models.architecture import normed_layers
+from methods.quant.insert import quantized_layers
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
 
@@ -24,9 +24,9 @@ def reparameterize(model: nn.Module) -> None:
 
     The floating-point function stays the same. Weights change, so their quantizers are fitted again.
     """
-    for pair in normed_layers(model):
-        norm, layer = model.get_submodule(pair.norm), model.get_submodule(pair.layer)
-        if isinstance(layer, QuantizedLayer) and isinstance(layer.inputs, OffsetQuantizer):
+    for _, layer in quantized_layers(model):
+        if layer.norm is not None and isinstance(layer.inputs, OffsetQuantizer):
+            norm = model.get_submodule(layer.norm)
             assert isinstance(norm, nn.LayerNorm)
             _reparameterize_pair(norm, layer, layer.inputs)
 

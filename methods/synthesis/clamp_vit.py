@@ -28,6 +28,7 @@ from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.models.architecture import attention_sites
 from methods.models.attention import attention_outputs
+from methods.models.family import family_named
 from methods.optimisation.loop import LoopSettings, from_noise
 from methods.optimisation.losses import soft_cross_entropy, total_variation, variation_target
 from methods.optimisation.views import Jitter
@@ -90,7 +91,7 @@ class ClampViT(Method):
 
     def default_config(self, model: str) -> ClampViTConfig:
         """Return PSAQ-ViT's rates, Swin's its own; 100 steps for the embedded models."""
-        rate, steps = 0.25 if model.startswith("swin") else 0.2, 100 if model.endswith("_digits") else 1000
+        rate, steps = family_named(model).learning_rate, 100 if model.endswith("_digits") else 1000
         return ClampViTConfig(learning_rate=rate, iterations=steps)
 
     def image_passes(self, config: ClampViTConfig) -> float:

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from methods.contracts import ImageSpace, Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
+from methods.models.family import family_named
 from methods.optimisation.loop import LoopSettings, from_noise
 from methods.optimisation.losses import random_classes, soft_cross_entropy, total_variation, variation_target
 from methods.optimisation.patch_entropy import PatchEntropy
@@ -130,7 +131,7 @@ class FDD(Method):
 
     def default_config(self, model: str) -> FDDConfig:
         """Return the code's defaults with Swin's own learning rate; 100 steps for the embedded models."""
-        rate, steps = 0.25 if model.startswith("swin") else 0.2, 100 if model.endswith("_digits") else 1000
+        rate, steps = family_named(model).learning_rate, 100 if model.endswith("_digits") else 1000
         return FDDConfig(learning_rate=rate, iterations=steps)
 
     def image_passes(self, config: FDDConfig) -> float:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from methods.bits import Bits
 from methods.contracts import SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.models.architecture import attention_sites
+from methods.models.architecture import counterparts
 from methods.models.attention import Operands, attention_operands
 from methods.optimisation.loop import optimize_images
 from methods.optimisation.views import Look
@@ -117,7 +117,7 @@ class MaskAQObjective(MimiQObjective):
         super().__init__(model, config, context)
         bits = Bits.parse(config.student)
         self.student = insert_quantizers(model, bits, MIN_MAX) if config.align_weight > 0 else None
-        self.student_sites = attention_sites(self.student) if self.student else []
+        self.student_sites = counterparts(self.sites, model, self.student) if self.student else []
 
     def refresh(self, images: Tensor) -> None:
         """Calibrate the student on images [n, C, H, W]."""

@@ -72,6 +72,4 @@ def _class_logits(site: AttentionSite, query: Tensor, key: Tensor) -> Tensor:
 
 
 def _logits(site: AttentionSite, query: Tensor, key: Tensor) -> Tensor:
-    scale = site.module.scale
-    assert isinstance(scale, float)
-    return (query * scale) @ key.transpose(-2, -1)
+    return (query * site.factor) @ key.transpose(-2, -1)

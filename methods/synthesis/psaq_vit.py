@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
+from methods.models.family import family_named
 from methods.optimisation.loop import LoopSettings, from_noise
 from methods.optimisation.losses import random_classes, soft_cross_entropy, total_variation, variation_target
 from methods.optimisation.patch_entropy import PatchEntropy
@@ -84,7 +85,7 @@ class PSAQViT(Method):
 
     def default_config(self, model: str) -> PSAQViTConfig:
         """Return the code's defaults with Swin's own learning rate; 100 steps for the embedded models."""
-        rate, steps = 0.25 if model.startswith("swin") else 0.2, 100 if model.endswith("_digits") else 1000
+        rate, steps = family_named(model).learning_rate, 100 if model.endswith("_digits") else 1000
         return PSAQViTConfig(learning_rate=rate, iterations=steps)
 
     def image_passes(self, config: PSAQViTConfig) -> float:

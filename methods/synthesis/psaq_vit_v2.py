@@ -24,6 +24,7 @@ from torch.nn import functional
 from methods.bits import Bits
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
+from methods.models.family import family_named
 from methods.optimisation.loop import LoopSettings, from_noise
 from methods.optimisation.losses import total_variation, variation_target
 from methods.optimisation.patch_entropy import PatchEntropy
@@ -99,7 +100,7 @@ class PSAQViTV2(Method):
 
     def default_config(self, model: str) -> PSAQViTV2Config:
         """Return the defaults with Swin's own learning rate; 100 steps for the embedded models."""
-        rate, steps = 0.25 if model.startswith("swin") else 0.2, 100 if model.endswith("_digits") else 1000
+        rate, steps = family_named(model).learning_rate, 100 if model.endswith("_digits") else 1000
         return PSAQViTV2Config(learning_rate=rate, iterations=steps)
 
     def image_passes(self, config: PSAQViTV2Config) -> float:

@@ -16,7 +16,7 @@ from methods.backends.ias import Ias, IasConfig, exact_weights
 from methods.bits import Bits
 from methods.contracts import QuantizationContext, Report, silent
 from methods.errors import UsageError
-from methods.models.architecture import normed_layers
+from methods.models.trace import trace
 from methods.quant.calibrate import calibrate, observing
 from methods.quant.insert import insert_quantizers, quantized_layers
 from methods.quant.operations import describe
@@ -87,9 +87,9 @@ def test_weights_are_exact_and_activations_channel_wise_in_the_first_stage_only(
     model = tiny_vit()
     quantize(model)
     first, third = stages[0]["before"], stages[1]["before"]
-    for pair in normed_layers(model):
-        assert first.get_submodule(pair.layer).inputs.scale.numel() == 16
-        assert third.get_submodule(pair.layer).inputs.scale.numel() == 1
+    for name in trace(model).norms:
+        assert first.get_submodule(name).inputs.scale.numel() == 16
+        assert third.get_submodule(name).inputs.scale.numel() == 1
     assert all(layer.folded for _, layer in quantized_layers(first))
     assert not any(layer.folded for _, layer in quantized_layers(third))
     for name, layer in quantized_layers(third):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from timm.layers import Attention
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock
 from tiny_models import noise, tiny_distilled, tiny_swin, tiny_vit
 from torch import nn
 
 from methods.errors import UsageError
-from methods.models.architecture import attention_modules, attention_sites, check_supported, reconstruction_units
+from methods.models.architecture import attention_sites, check_supported, reconstruction_units
+from methods.models.family import projected_attentions
 
 VIT_UNITS = ["patch_embed", "blocks.0", "blocks.1", "head"]
 SWIN_UNITS = [
@@ -72,9 +72,9 @@ def test_swin_sites() -> None:
     assert not any(site.class_token or site.prefix for site in sites)
 
 
-def test_attention_modules_in_order() -> None:
+def test_projected_attentions_in_order() -> None:
     model = tiny_vit()
-    assert attention_modules(model) == [model.blocks[0].attn, model.blocks[1].attn]
+    assert projected_attentions(model) == [model.blocks[0].attn, model.blocks[1].attn]
 
 
 class TinyResNet(nn.Module):
@@ -90,8 +90,6 @@ class TinyResNet(nn.Module):
     ("model", "named"),
     [
         (TinyResNet(), "TinyResNet"),
-        (tiny_vit(block_fn=ResPostBlock), "ResPostBlock"),
-        (tiny_vit(block_fn=ParallelScalingBlock), "ParallelScalingBlock"),
     ],
 )
 def test_other_models_are_refused_with_a_sentence(model: nn.Module, named: str) -> None:
@@ -105,18 +103,18 @@ def test_other_models_are_refused_with_a_sentence(model: nn.Module, named: str) 
         assert "\n" not in message
 
 
-def test_attention_of_another_kind_is_refused() -> None:
-    class Own(Attention):  # type: ignore[misc, unused-ignore]
-        pass
-
-    model = tiny_vit()
-    model.blocks[1].attn = nn.Identity()
-    with pytest.raises(UsageError, match="not supported"):
-        check_supported(model)
-    model.blocks[1].attn = Own(16, 2)
-    check_supported(model)
-
-
-def test_attention_pooling_is_refused() -> None:
-    with pytest.raises(UsageError, match="attention pooling is not supported"):
-        check_supported(tiny_vit(class_token=False, global_pool="map"))
+@pytest.mark.parametrize(
+    "model",
+    [
+        tiny_vit(block_fn=ResPostBlock),
+        tiny_vit(block_fn=ParallelScalingBlock),
+        tiny_vit(class_token=False, global_pool="map"),
+    ],
+)
+def test_a_vit_of_other_blocks_or_pooling_has_its_maps_and_units(model: Any) -> None:
+    assert [(site.grid, site.heads, site.prefix) for site in attention_sites(model)][:2] == [
+        ((4, 4), 2, model.num_prefix_tokens)
+    ] * 2
+    names = [name for name, _ in reconstruction_units(model)]
+    assert names[:3] == ["patch_embed", "blocks.0", "blocks.1"]
+    assert names[-1] == "head"

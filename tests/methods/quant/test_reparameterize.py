@@ -17,7 +17,7 @@ from torch import nn
 
 from methods.backends.repq import RECIPE
 from methods.bits import Bits
-from methods.models.architecture import normed_layers
+from methods.models.trace import trace
 from methods.quant.calibrate import calibrate, observing
 from methods.quant.insert import insert_quantizers, quantized_layers
 from methods.quant.layers import QuantizedLayer
@@ -61,24 +61,24 @@ def test_which_layers_a_norm_feeds() -> None:
         for i in range(2)
         for n, m in (("norm1", "attn.qkv"), ("norm2", "mlp.fc1"))
     ]
-    assert [(p.norm, p.layer) for p in normed_layers(tiny_vit())] == vit
-    swin = {p.layer for p in normed_layers(tiny_swin())}
+    assert sorted((norm, layer) for layer, norm in trace(tiny_vit()).norms.items()) == sorted(vit)
+    swin = set(trace(tiny_swin()).norms)
     assert len(swin) == 9
     assert {"layers.1.downsample.reduction", "layers.0.blocks.1.attn.qkv", "layers.1.blocks.0.mlp.fc1"} <= swin
 
 
 def test_pairs_that_something_stands_between_are_left_out() -> None:
-    assert {p.layer.split(".")[-1] for p in normed_layers(padded_swin())} == {"fc1", "reduction"}
-    assert [p.layer for p in normed_layers(gated_vit())] == ["blocks.0.mlp.fc1", "blocks.1.mlp.fc1"]
+    assert {layer.split(".")[-1] for layer in trace(padded_swin()).norms} == {"fc1", "reduction"}
+    assert sorted(trace(gated_vit()).norms) == ["blocks.0.mlp.fc1", "blocks.1.mlp.fc1"]
     unshifted = tiny_vit(norm_layer=partial(nn.LayerNorm, bias=False))
-    assert normed_layers(unshifted) == []
+    assert trace(unshifted).norms == {}
 
 
 @pytest.mark.parametrize("build", [tiny_vit, tiny_distilled, tiny_swin, padded_swin, gated_vit, biasless_vit])
 def test_the_floating_point_function_stays_the_same(build: Build) -> None:
     model, images = build(), noise(2, seed=5)
     quantized = calibrated(model)
-    norms = {pair.norm: quantized.get_submodule(pair.norm).weight.clone() for pair in normed_layers(model)}
+    norms = {norm: quantized.get_submodule(norm).weight.clone() for norm in trace(model).norms.values()}
     reparameterize(quantized)
     with torch.no_grad(), observing(quantized):
         found = quantized(images)
@@ -104,18 +104,18 @@ def test_the_tensor_grid_holds_what_the_channel_grids_held(pair: int) -> None:
     """Without weight quantization the reparameterized layer is the channel-wise quantized one, value by value."""
     model = tiny_vit()
     quantized = calibrated(model)
-    names = normed_layers(model)[pair]
-    before: Any = quantized.get_submodule(names.layer).inputs
+    name, norm_name = sorted(trace(model).norms.items())[pair]
+    before: Any = quantized.get_submodule(name).inputs
     scale, offset = double(before.scale).flatten(), double(before.offset).flatten()
-    norm, layer = model.get_submodule(names.norm), model.get_submodule(names.layer)
+    norm, layer = model.get_submodule(norm_name), model.get_submodule(name)
     reparameterize(quantized)
-    after: Any = quantized.get_submodule(names.layer)
+    after: Any = quantized.get_submodule(name)
     assert isinstance(after.inputs, UniformQuantizer)
     assert after.inputs.zero_point.item() in range(16)
     after.outputs = nn.ModuleList()
     x = torch.randn((5, 17, 16), generator=torch.Generator().manual_seed(3))
     expected = channels(layer_norm(double(x), norm), scale, offset) @ double(layer.weight).T + double(layer.bias)
-    found = double(after(quantized.get_submodule(names.norm)(x)))
+    found = double(after(quantized.get_submodule(norm_name)(x)))
     close = np.isclose(found, expected, atol=1e-4).mean()  # a value at a tie may go either way
     assert close > 0.98
     unquantized = layer_norm(double(x), norm) @ double(layer.weight).T + double(layer.bias)

@@ -33,6 +33,7 @@ class OneLayer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         weight = torch.randn((4, 12), generator=torch.Generator().manual_seed(5))
+        self.default_cfg = {"input_size": (3, 2, 2)}
         self.head = nn.Linear(12, 4)
         self.head.weight.data.copy_(weight)
         self.head.bias.data.copy_(torch.arange(4.0))
@@ -44,9 +45,7 @@ class OneLayer(nn.Module):
 
 
 def one_layer_student(monkeypatch: pytest.MonkeyPatch, micro_batch: int = 1 << 20) -> tuple[OneLayer, Student]:
-    monkeypatch.setattr("methods.quant.insert.check_supported", lambda model: None)
-    monkeypatch.setattr("methods.quant.insert.normed_layers", lambda model: [])
-    monkeypatch.setattr("methods.quant.insert.activated_layers", lambda model: [])
+    monkeypatch.setattr("methods.quant.insert.projected_attentions", lambda model: [])
     teacher = OneLayer()
     return teacher, Student(teacher, Bits.parse("w4a4"), 0.01, micro_batch)
 

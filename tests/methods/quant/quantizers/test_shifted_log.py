@@ -15,7 +15,7 @@ from torch import nn
 from methods.backends.best import Best, BestConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
-from methods.models.architecture import activated_layers
+from methods.models.trace import trace
 from methods.quant.insert import quantized_layers
 from methods.quant.quantizers.exponents import RATES
 from methods.quant.quantizers.logarithmic import LogSqrt2Quantizer
@@ -97,11 +97,11 @@ def test_gradients_pass_inside_the_range_alone() -> None:
 
 
 def test_layers_behind_a_gelu_are_the_second_of_each_mlp() -> None:
-    assert activated_layers(tiny_vit()) == [f"blocks.{i}.mlp.fc2" for i in range(len(tiny_vit().blocks))]
-    assert all(name.endswith("mlp.fc2") for name in activated_layers(tiny_swin()))
+    assert trace(tiny_vit()).activated == {f"blocks.{i}.mlp.fc2" for i in range(len(tiny_vit().blocks))}
+    assert all(name.endswith("mlp.fc2") for name in trace(tiny_swin()).activated)
     relu = tiny_vit()
     relu.blocks[0].mlp.act = nn.ReLU()
-    assert "blocks.0.mlp.fc2" not in activated_layers(relu)
+    assert "blocks.0.mlp.fc2" not in trace(relu).activated
 
 
 @pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
@@ -111,7 +111,7 @@ def test_best_puts_each_grid_in_its_place(build: Callable[[], nn.Module]) -> Non
     context = QuantizationContext(torch.Generator().manual_seed(0))
     quantized = Best().quantize(model, images, Bits(4, 4), BestConfig(iterations=1), context)
     logarithmic = {name for name, q in quantized_layers(quantized) if isinstance(q.inputs, ShiftedLogQuantizer)}
-    assert logarithmic == set(activated_layers(model))
+    assert logarithmic == trace(model).activated
     softmax = [module for module in quantized.modules() if isinstance(module, TailLogQuantizer)]
     assert {len(module.codes) for module in softmax} == {16}
 
