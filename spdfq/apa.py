@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from methods.errors import UsageError
-from methods.models.architecture import AttentionSite, attention_sites
+from methods.models.architecture import attention_sites
 from methods.models.attention import attention_maps
+from methods.models.sites import AttentionSite
 from methods.optimisation.views import View
 from spdfq.priors import PriorLaw
 

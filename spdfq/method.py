@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError, unknown_name
-from methods.models.architecture import AttentionSite
 from methods.models.attention import attention_maps
+from methods.models.sites import AttentionSite
 from methods.optimisation.loop import LoopSettings, optimize_images
 from methods.optimisation.losses import soft_cross_entropy, total_variation, variation_target
 from methods.optimisation.views import Jitter, View

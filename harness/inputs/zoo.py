@@ -102,7 +102,7 @@ def _timm_entry(name: str) -> ModelEntry:
     cfg = get_pretrained_cfg(name) if timm.is_model(arch) else None
     if cfg is None:
         raise unknown_name("model", name, ENTRIES)
-    family_named(arch)
+    family_named(name)
     if cfg.num_classes != 1000:
         raise UsageError(f"{name} has {cfg.num_classes} classes; only ImageNet-1k classifiers can be measured.")
     tag = f"{arch}.{cfg.tag}" if cfg.tag else arch

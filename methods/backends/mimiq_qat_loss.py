@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from methods.models.architecture import attention_sites, counterparts
+from methods.models.architecture import attention_sites
 from methods.models.attention import attention_outputs
+from methods.models.sites import counterparts
 from methods.optimisation.loop import DivergenceError
 
 _C2 = 0.03**2

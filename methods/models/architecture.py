@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -12,41 +10,11 @@ from torch import nn
 from methods.errors import UsageError
 from methods.models import functions
 from methods.models.family import Family, family_of, projected_attentions
+from methods.models.residual import ResidualStream, turnable
+from methods.models.sites import AttentionSite
 from methods.models.trace import Product, Trace, trace
 
 _MOST_PREFIX = 2
-
-
-@dataclass(frozen=True)
-class AttentionSite:
-    """One attention map of a module: block `depth` (1-based) of `depths`, and the grid its keys lie on.
-
-    grid: rows and columns of the map one head attends over - all patches for a ViT, one window for Swin;
-    windows: maps per image; prefix: tokens before the patches; class_token: whether token 0 is the class
-    token, whose row stands for the head (otherwise the mean over all queries does); scores, mixed: the module's
-    products Q K^T and A V by number (one and the same for fused attention), None where its operands are read at its
-    projection; side: which operand of A V the softmax output is; heads_first: whether heads come before windows.
-    """
-
-    module: nn.Module
-    depth: int
-    depths: int
-    heads: int
-    grid: tuple[int, int]
-    windows: int
-    prefix: int
-    class_token: bool
-    scores: int | None = None
-    mixed: int | None = None
-    side: str = "left"
-    heads_first: bool = False
-    scale: float | None = None
-
-    @property
-    def factor(self) -> float:
-        """What the products of query and key are multiplied with."""
-        scale: float = self.module.scale if self.scale is None else self.scale  # type: ignore[assignment]
-        return scale
 
 
 def check_supported(model: nn.Module) -> None:
@@ -124,12 +92,6 @@ def _heads(leading: list[int], module: Any) -> int:
     return told if told in leading[1:] else (leading[-1] if len(leading) > 1 else 1)
 
 
-def counterparts(sites: Sequence[AttentionSite], model: nn.Module, quantized: nn.Module) -> list[AttentionSite]:
-    """Return the sites of a quantized copy of a model that stand where those of the model do."""
-    names = {module: name for name, module in model.named_modules()}
-    return [replace(site, module=quantized.get_submodule(names[site.module])) for site in sites]
-
-
 def reconstruction_units(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the units of block-wise reconstruction, named, in the order they stand in the model.
 
@@ -168,3 +130,8 @@ def layer_names(model: nn.Module) -> list[str]:
     """Return the names bits can be given to: layers, and modules that multiply by themselves."""
     known = {product.layer or product.owner for product in trace(model).products if not product.left}
     return [name for name, _ in model.named_modules() if name in known]
+
+
+def residual_streams(model: nn.Module) -> list[ResidualStream]:
+    """Return the streams of a supported model that can be turned; none where its family knows of none."""
+    return [stream for stream in family_of(model).streams(model) if turnable(model, stream)]

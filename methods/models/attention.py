@@ -19,8 +19,8 @@ from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from methods.models.architecture import AttentionSite
 from methods.models.calls import CallSite, shielded, unwatch, watch
+from methods.models.sites import AttentionSite
 
 
 @contextmanager

@@ -18,8 +18,8 @@ from methods.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-    from methods.models.architecture import AttentionSite
     from methods.models.residual import ResidualStream
+    from methods.models.sites import AttentionSite
 
 
 def _no_streams(model: nn.Module) -> list[ResidualStream]:
@@ -95,7 +95,10 @@ def family_named(name: str) -> Family:
     architecture = name.partition(".")[0]
     module = model_entrypoint(architecture).__module__.rpartition(".")[2] if is_model(architecture) else ""
     if module not in families():
-        raise UsageError(f"{name} belongs to no family of models that this project knows.")
+        raise UsageError(
+            f"{name} is a model of timm, but of a family that is not supported ({module or 'unknown'}); "
+            "`python -m harness.bench --list models --all` tells all that are."
+        )
     return families()[module]
 
 

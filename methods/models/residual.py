@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from timm.layers import LayerScale, Mlp
 from torch import nn
 
-from methods.models.family import family_of
-
 POOLS = ("token", "avg")
 """Poolings that commute with a rotation; a maximum does not."""
 
@@ -45,11 +43,6 @@ class ResidualStream:
     tokens: list[str] = field(default_factory=list)
 
 
-def residual_streams(model: nn.Module) -> list[ResidualStream]:
-    """Return the streams of a supported model that can be turned; none where its family knows of none."""
-    return [stream for stream in family_of(model).streams(model) if _linear(model, stream)]
-
-
 def pass_block(stream: ResidualStream, name: str, block: nn.Module) -> None:
     """Add what a block reads and writes."""
     parts = (("norm1", "attn.qkv", "attn.proj", "ls1"), ("norm2", "mlp.fc1", "mlp.fc2", "ls2"))
@@ -59,7 +52,7 @@ def pass_block(stream: ResidualStream, name: str, block: nn.Module) -> None:
         stream.writers.append(Writer(f"{name}.{last}", f"{name}.{scale}" if scaled else None))
 
 
-def _linear(model: nn.Module, stream: ResidualStream) -> bool:
+def turnable(model: nn.Module, stream: ResidualStream) -> bool:
     """Whether all that touches a stream is of the kinds that can be turned."""
     modules = dict(model.named_modules())
     norms = [modules.get(reader.norm) for reader in stream.readers]

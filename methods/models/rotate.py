@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.models.residual import Reader, ResidualStream, Writer, residual_streams
+from methods.models.architecture import residual_streams
+from methods.models.residual import Reader, ResidualStream, Writer
 
 _SEED = 0
 """Of the rotation: it depends on the width alone, not on a run's seed."""

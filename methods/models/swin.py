@@ -7,9 +7,9 @@ from typing import Any
 from timm.models.swin_transformer import PatchMerging, SwinTransformer, SwinTransformerBlock
 from torch import nn
 
-from methods.models.architecture import AttentionSite
 from methods.models.family import Family
 from methods.models.residual import POOLS, Reader, ResidualStream, Writer, pass_block
+from methods.models.sites import AttentionSite
 
 
 def sites(model: Any) -> list[AttentionSite]:

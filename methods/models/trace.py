@@ -98,7 +98,7 @@ def image_shape(model: nn.Module) -> tuple[int, int, int]:
 
 
 def skeleton(model: nn.Module) -> Any:
-    """Return a copy of a model on meta tensors, which hold no memory; nothing of its weights is copied."""
+    """Return a copy of a model on meta tensors, which hold no memory; nothing of its weights or hooks is copied."""
     memo: dict[int, Any] = {}
     for module in model.modules():
         for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
@@ -106,7 +106,11 @@ def skeleton(model: nn.Module) -> Any:
                 memo[id(value)] = nn.Parameter(value.detach().to("meta"), requires_grad=False)
             elif isinstance(value, Tensor):
                 memo[id(value)] = value.detach().to("meta")
-    return copy.deepcopy(model, memo)
+    bare = copy.deepcopy(model, memo)
+    for module in bare.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    return bare
 
 
 _SEEN: WeakKeyDictionary[nn.Module, dict[tuple[int, int, int], Trace]] = WeakKeyDictionary()

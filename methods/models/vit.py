@@ -8,9 +8,9 @@ from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from methods.models.architecture import AttentionSite
 from methods.models.family import Family
 from methods.models.residual import POOLS, Reader, ResidualStream, Writer, pass_block
+from methods.models.sites import AttentionSite
 
 
 def sites(model: Any) -> list[AttentionSite] | None:

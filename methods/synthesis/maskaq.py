@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from methods.bits import Bits
 from methods.contracts import SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.models.architecture import counterparts
 from methods.models.attention import Operands, attention_operands
+from methods.models.sites import counterparts
 from methods.optimisation.loop import optimize_images
 from methods.optimisation.views import Look
 from methods.quant.calibrate import calibrate

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from methods.models.architecture import AttentionSite
 from methods.models.attention import Operands
+from methods.models.sites import AttentionSite
 
 _LEAST_VARIANCE = 1e-8
 

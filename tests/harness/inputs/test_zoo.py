@@ -6,6 +6,7 @@ import pytest
 
 from harness.inputs.zoo import ENTRIES, select_models
 from methods.errors import UsageError
+from methods.models.family import family_named
 
 PAPERS = {  # name: checkpoint, crop, mean of the first channel, FP32 top-1
     "deit_t": ("deit_tiny_patch16_224.fb_in1k", 0.875, 0.485, 72.21),
@@ -72,6 +73,22 @@ def test_bare_timm_names_are_pinned_to_their_default_tag() -> None:
 def test_models_without_the_thousand_classes_are_refused() -> None:
     with pytest.raises(UsageError, match=r"vit_tiny_patch16_224\.augreg_in21k has 21843 classes"):
         select_models(["vit_tiny_patch16_224.augreg_in21k"])
+
+
+def test_what_timm_knows_and_this_project_does_not_is_another_sentence_than_the_unknown() -> None:
+    with pytest.raises(UsageError, match=r"resnet50\.a1_in1k is a model of timm.* not supported") as error:
+        select_models(["resnet50.a1_in1k"])
+    assert "Unknown" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("beit_base_patch16_224", "BEiT"), ("xcit_nano_12_p8_224", "XCiT"), ("mobilevit_xxs", "MobileViT")],
+)
+def test_other_families_go_by_their_names_in_timm(name: str, family: str) -> None:
+    [entry] = select_models([name])
+    assert entry.tag.startswith(f"{name}.")
+    assert family_named(entry.name).name == family
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import torch
 from tiny_models import noise, tiny_distilled, tiny_swin, tiny_vit
 from torch import Tensor
 
-from methods.models.architecture import AttentionSite, attention_sites
+from methods.models.architecture import attention_sites
 from methods.models.attention import attention_maps
 from methods.models.family import projected_attentions
+from methods.models.sites import AttentionSite
 
 MODELS = {
     "class token": tiny_vit(),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from methods.backends.blockwise import Blockwise, BlockwiseConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
-from methods.models.residual import residual_streams
+from methods.models.architecture import residual_streams
 from methods.models.rotate import mean_keeping_rotation, rotated
 
 Build = Callable[[], Any]

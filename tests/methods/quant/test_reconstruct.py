@@ -89,7 +89,8 @@ def test_a_batch_is_drawn_anew_for_every_step(monkeypatch: pytest.MonkeyPatch) -
     original = nn.functional.conv2d
 
     def counting(x: Tensor, *rest: Any) -> Tensor:
-        lots.append(len(x))
+        if not x.is_meta:  # a dry run counts for nothing
+            lots.append(len(x))
         return original(x, *rest)
 
     monkeypatch.setattr(nn.functional, "conv2d", counting)
