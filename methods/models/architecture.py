@@ -9,7 +9,7 @@ from torch import nn
 
 from methods.errors import UsageError
 from methods.models import functions
-from methods.models.family import Family, family_of, projected_attentions
+from methods.models.family import Family, family_of
 from methods.models.residual import ResidualStream, turnable
 from methods.models.sites import AttentionSite
 from methods.models.trace import Product, Trace, trace
@@ -20,6 +20,12 @@ _MOST_PREFIX = 2
 def check_supported(model: nn.Module) -> None:
     """Raise UsageError unless `model` is of a family this project understands."""
     family_of(model)
+
+
+def attention_modules(model: nn.Module) -> list[Any]:
+    """Return the attention modules, in order, whose operands are reached at their projection (`Family.projected`)."""
+    names = family_of(model).projected
+    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def attention_sites(model: nn.Module) -> list[AttentionSite]:
@@ -122,7 +128,7 @@ def product_layers(model: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d]]:
 
 def named_attentions(model: nn.Module) -> list[tuple[str, Any]]:
     """Return the modules of a model, with their names, whose attention is quantized at the layers beside it."""
-    found = {id(module) for module in projected_attentions(model)}
+    found = {id(module) for module in attention_modules(model)}
     return [(name, module) for name, module in model.named_modules() if id(module) in found]
 
 

@@ -114,9 +114,3 @@ def _modules_of(model: Any) -> Iterator[str]:
         package, _, module = kind.__module__.rpartition(".")
         if package == "timm.models":
             yield module
-
-
-def projected_attentions(model: nn.Module) -> list[Any]:
-    """Return the attention modules, in order, whose operands are reached at their projection (`Family.projected`)."""
-    names = family_of(model).projected
-    return [module for module in model.modules() if type(module).__name__ in names]

@@ -131,7 +131,7 @@ def trace(model: nn.Module, shape: tuple[int, int, int] | None = None) -> Trace:
 def _dry_run(model: nn.Module, shape: tuple[int, int, int]) -> Trace:
     bare = skeleton(model).eval()
     separate(bare)
-    image = torch.empty((1, *shape), device="meta")
+    image = torch.empty((1, *shape), device="meta", dtype=next(bare.parameters()).dtype)
     watch = _Watch(bare, image)
     with torch.no_grad(), watch, watch.entered():
         bare(image)

@@ -19,7 +19,6 @@ from torch import nn
 
 from methods.bits import FLOAT, Bits
 from methods.errors import UsageError
-from methods.models import functions
 from methods.models.architecture import named_attentions, product_layers
 from methods.models.calls import CallSite, watch
 from methods.models.trace import Product, Trace, separate, trace
@@ -90,18 +89,14 @@ def _site(product: Product, bits: Bits, recipe: Recipe) -> CallSite:
     if recipe.per_head:
         raise UsageError("Quantizers per head are for stock ViT, DeiT and Swin alone.")
     makers = dict.fromkeys(product.operands, recipe.activations)
-    softmax = "softmax" if product.kind == functions.ATTENTION else product.softmax
     if product.softmax:
-        makers["value" if "value" in makers else _OTHER[softmax]] = recipe.values or recipe.activations
-        makers[softmax] = recipe.attention
+        softmax, other = product.operands[-2:] if product.softmax == "left" else product.operands[::-1]
+        makers |= {softmax: recipe.attention, other: recipe.values or recipe.activations}
     quantizers = {name: made(maker, bits.activations) for name, maker in makers.items()}
     if "weight" in quantizers:
         quantizers["weight"] = made(recipe.weights, bits.weights)
     placed = {name: quantizer for name, quantizer in quantizers.items() if quantizer is not None}
     return CallSite(product.index, product.kind, placed)
-
-
-_OTHER = {"left": "right", "right": "left", "input": "weight"}
 
 
 def _operands(attention: Any, width: int, recipe: Recipe) -> list[nn.Module]:

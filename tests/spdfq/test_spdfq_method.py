@@ -17,9 +17,8 @@ from torch.nn import functional
 
 from methods.contracts import ImageSpace, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.models.architecture import attention_sites
+from methods.models.architecture import attention_modules, attention_sites
 from methods.models.attention import attention_maps
-from methods.models.family import projected_attentions
 from methods.optimisation import loop, views
 from spdfq.apa import deep_sites
 from spdfq.method import SPDFQ, SPDFQConfig
@@ -73,7 +72,7 @@ def views_of(start: Tensor, regions: Tensor) -> list[Tensor]:
 def alignment_slow(model: Any, images: list[Tensor], priors: list[Tensor]) -> float:
     """Return L_APA with paper settings from timm's own unfused attention, one image at a time, in float64."""
     found: list[Tensor] = []
-    for attention in projected_attentions(model):
+    for attention in attention_modules(model):
         attention.fused_attn = False
         attention.attn_drop.register_forward_hook(lambda *a: found.append(a[2]))
     sites, total = attention_sites(model), 0.0

@@ -10,8 +10,7 @@ from tiny_models import noise, tiny_distilled, tiny_swin, tiny_vit
 from torch import nn
 
 from methods.errors import UsageError
-from methods.models.architecture import attention_sites, check_supported, reconstruction_units
-from methods.models.family import projected_attentions
+from methods.models.architecture import attention_modules, attention_sites, check_supported, reconstruction_units
 
 VIT_UNITS = ["patch_embed", "blocks.0", "blocks.1", "head"]
 SWIN_UNITS = [
@@ -72,9 +71,9 @@ def test_swin_sites() -> None:
     assert not any(site.class_token or site.prefix for site in sites)
 
 
-def test_projected_attentions_in_order() -> None:
+def test_attention_modules_in_order() -> None:
     model = tiny_vit()
-    assert projected_attentions(model) == [model.blocks[0].attn, model.blocks[1].attn]
+    assert attention_modules(model) == [model.blocks[0].attn, model.blocks[1].attn]
 
 
 class TinyResNet(nn.Module):

@@ -10,9 +10,8 @@ import torch
 from tiny_models import noise, tiny_distilled, tiny_swin, tiny_vit
 from torch import Tensor
 
-from methods.models.architecture import attention_sites
+from methods.models.architecture import attention_modules, attention_sites
 from methods.models.attention import attention_maps
-from methods.models.family import projected_attentions
 from methods.models.sites import AttentionSite
 
 MODELS = {
@@ -32,7 +31,7 @@ def softmax_of(model: Any, images: Tensor) -> list[Tensor]:
     """Return timm's full softmax attention of every block, [maps, heads, queries, keys], in float64."""
     plain = copy.deepcopy(model).double()
     found: list[Tensor] = []
-    for attention in projected_attentions(plain):
+    for attention in attention_modules(plain):
         attention.fused_attn = False
         attention.attn_drop.register_forward_hook(lambda *a: found.append(a[2]))
     with torch.no_grad():

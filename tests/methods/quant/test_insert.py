@@ -15,7 +15,7 @@ from harness.inputs.digits import build_swin_digits, build_vit_digits
 from methods.backends import blockwise
 from methods.bits import Bits
 from methods.errors import UsageError
-from methods.models.family import projected_attentions
+from methods.models.architecture import attention_modules
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import activation_quantizers, fold_weights, insert_quantizers, quantized_layers
 from methods.quant.layers import QuantizedLayer
@@ -88,7 +88,7 @@ def test_one_side_in_floating_point() -> None:
     weights_only = insert_quantizers(tiny_vit(), Bits(4, 32), MIN_MAX)
     assert {row["operation"] for row in describe(weights_only)} == {f"{name} weight" for name in VIT_LAYERS}
     assert activation_quantizers(weights_only) == []
-    assert all(attention.fused_attn for attention in projected_attentions(weights_only))
+    assert all(attention.fused_attn for attention in attention_modules(weights_only))
     activations_only = describe(insert_quantizers(tiny_vit(), Bits(32, 4), MIN_MAX))
     assert not any(str(row["operation"]).endswith("weight") for row in activations_only)
     assert len(activations_only) == len(VIT_LAYERS) + 2 * 4
@@ -145,7 +145,7 @@ def test_calibrated_ranges_are_those_of_the_activations_behind_quantized_weights
             )
         if name.endswith("attn_drop"):
             module.register_forward_pre_hook(lambda _, a, name=name: seen.update({name: a[0]}))
-    for attention in projected_attentions(plain):
+    for attention in attention_modules(plain):
         attention.fused_attn = False
     plain(images)
     layers = {name for name, _ in quantized_layers(quantized)}

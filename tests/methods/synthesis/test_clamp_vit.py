@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from methods.contracts import SyntheticImages
 from methods.errors import UsageError
-from methods.models.family import projected_attentions
+from methods.models.architecture import attention_modules
 from methods.synthesis.clamp_vit import ClampViT, ClampViTConfig, Neighbourhood, _Objective
 
 CONFIG = ClampViTConfig(images=3, iterations=3, rounds=1)
@@ -74,7 +74,7 @@ def test_contrast_by_hand() -> None:
 def slow_outputs(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return logits and A.V [maps, tokens, channels] of every layer through timm's own unfused attention."""
     plain, found = copy.deepcopy(model).double(), list[Tensor]()
-    for attention in projected_attentions(plain):
+    for attention in attention_modules(plain):
         attention.fused_attn = False
         attention.proj.register_forward_pre_hook(lambda module, arguments: found.append(arguments[0]))
     return plain(images), found

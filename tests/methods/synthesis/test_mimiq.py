@@ -16,9 +16,8 @@ from torch.nn import functional
 
 from methods.contracts import ImageSpace, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.models.architecture import attention_sites
+from methods.models.architecture import attention_modules, attention_sites
 from methods.models.attention import attention_operands
-from methods.models.family import projected_attentions
 from methods.optimisation.views import Look
 from methods.synthesis.mimiq import MimiQ, MimiQConfig, MimiQObjective
 from methods.synthesis.mimiq_heads import head_dissimilarity
@@ -90,7 +89,7 @@ def test_a_map_without_spread_is_finite() -> None:
 def slow_maps(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return logits and Q K^T [maps, heads, tokens, tokens] of every layer, in float64, head by head."""
     plain, found = copy.deepcopy(model).double(), list[Tensor]()
-    for attention in projected_attentions(plain):
+    for attention in attention_modules(plain):
 
         def read(module: Any, arguments: Any, output: Tensor, attention: Any = attention) -> None:
             heads = attention.num_heads

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from methods.contracts import ImageSpace, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.models.family import projected_attentions
+from methods.models.architecture import attention_modules
 from methods.optimisation import loop, views
 from methods.synthesis.psaq_vit import PSAQViT, PSAQViTConfig, _Objective
 
@@ -35,7 +35,7 @@ def synthesize(model: Any = VIT, seed: int = 0, micro_batch: int = 1 << 20, **ch
 def slow_loss(model: Any, images: Tensor, labels: Tensor, windows: list[int]) -> dict[str, Tensor]:
     """Return L_PSE and the cross-entropy of float64 images through timm's own unfused attention."""
     plain, found = copy.deepcopy(model).double(), list[Tensor]()
-    for attention in projected_attentions(plain):
+    for attention in attention_modules(plain):
         attention.fused_attn = False
         values: list[Tensor] = []
         heads = attention.num_heads

@@ -45,7 +45,7 @@ class OneLayer(nn.Module):
 
 
 def one_layer_student(monkeypatch: pytest.MonkeyPatch, micro_batch: int = 1 << 20) -> tuple[OneLayer, Student]:
-    monkeypatch.setattr("methods.models.architecture.projected_attentions", lambda model: [])
+    monkeypatch.setattr("methods.models.architecture.attention_modules", lambda model: [])
     teacher = OneLayer()
     return teacher, Student(teacher, Bits.parse("w4a4"), 0.01, micro_batch)
 
