@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.command import add_data_options, add_run_options, run_command
+from harness.cli.command import run_command
+from harness.cli.config import parse
+from harness.cli.options import Inputs, Running, Single, add_data_options, add_run_options, taken
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,10 +41,10 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = result.add_argument_group("what to measure")
-    what.add_argument("--model", default="vit_digits", dest="models", help="one short name or full timm name")
+    what.add_argument("--model", default="vit_digits", help="one short name or full timm name")
     what.add_argument("--bits", default="w4a4", help="one bit-width, such as w4a4")
-    what.add_argument("--method", default="spdfq", dest="methods", help="a method that declares an ablation")
-    what.add_argument("--backend", default="blockwise", dest="backends", help="how models are quantized")
+    what.add_argument("--method", default="spdfq", help="a method that declares an ablation")
+    what.add_argument("--backend", default="blockwise", help="how models are quantized")
     what.add_argument("--seeds", default="0", help="such as 0,1,2")
     add_data_options(result)
     add_run_options(result)
@@ -55,8 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: list[str] | None = None) -> int:
     """Run the command; returns 0, 1 when cells failed, 2 for bad input, 130 when interrupted."""
-    arguments = parser().parse_args(words)
-    return run_command(lambda: _ablate(arguments))
+    return run_command(lambda: _ablate(*parse(parser(), words)))
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
@@ -66,41 +67,42 @@ def _ablate(arguments: argparse.Namespace) -> int:
     from harness.record.records import load_records
     from methods.registry import METHODS
 
-    catalog.load(arguments.plugin)
+    inputs, running, out = taken(Inputs, arguments), taken(Running, arguments), arguments.out
     console = Console()
     if arguments.table_only:
-        _show(
-            METHODS.get(arguments.methods), load_records([arguments.results], details=True).sound, arguments, console
-        )
+        catalog.load(inputs.plugin)
+        _show(METHODS.get(arguments.method), load_records([running.results], details=True).sound, out, console)
         return 0
-    return _run(arguments, console)
+    return _run(taken(Single, arguments), inputs, running, arguments.plan, out, console)
 
 
-def _run(arguments: argparse.Namespace, console: Console) -> int:
+def _run(
+    single: Single, inputs: Inputs, running: Running, plan_alone: bool, out: Path | None, console: Console
+) -> int:
     """Run the rows' cells that are missing and show the table of all."""
-    from harness.cli.arguments import read_request, run_settings
+    from harness.cli.arguments import read_requests, run_settings
     from harness.cli.run import print_plan, run_plan
     from harness.plan.plan import make_plan
     from harness.record.records import read_record, record_path
     from methods.errors import UsageError
     from methods.registry import METHODS
 
-    request = read_request(arguments)
+    [request] = read_requests([(single.matrix("An ablation"), inputs)])
     method = METHODS.get(request.methods[0])
-    if not method.ablation or len(request.methods) > 1 or len(request.subjects) > 1 or len(request.bits) > 1:
-        raise UsageError("An ablation takes one model, one bit-width and one method that declares ablation rows.")
-    settings, resources = run_settings(arguments, request)
+    if not method.ablation:
+        raise UsageError(f"The method {method.name!r} declares no ablation rows.")
+    settings, resources = run_settings(running, inputs.plugin, [request])
     plan = make_plan([_with_row(request, row) for row in method.ablation], settings.results)
-    if arguments.plan:
+    if plan_alone:
         print_plan(plan, settings, console)
         return 0
     failures = run_plan(plan, settings, resources, console)
     read = [read_record(record_path(settings.results, job.key)) for job in plan.cells]
-    _show(method, [record for record, problem in read if problem is None], arguments, console)
+    _show(method, [record for record, problem in read if problem is None], out, console)
     return 1 if failures else 0
 
 
-def _show(method: Method, records: list[Record], arguments: argparse.Namespace, console: Console) -> None:
+def _show(method: Method, records: list[Record], out: Path | None, console: Console) -> None:
     """Print the ablations that records hold, and write them; raises UsageError when there is none."""
     from harness.record.files import write_atomically
     from harness.report.ablations import ablation_grid, ablations
@@ -113,8 +115,8 @@ def _show(method: Method, records: list[Record], arguments: argparse.Namespace, 
         raise UsageError(f"The records hold no two rows of the ablation of {method.name}.")
     for grid in grids:
         print_table(grid, console)
-    if arguments.out:
-        write_atomically(arguments.out, markdown(grids).encode())
+    if out:
+        write_atomically(out, markdown(grids).encode())
 
 
 def _with_row(request: Request, row: AblationRow) -> Request:

@@ -10,7 +10,9 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from harness.cli.command import add_data_options, add_run_options, run_command
+from harness.cli.command import run_command
+from harness.cli.config import parse
+from harness.cli.options import Default, Inputs, Matrix, Running, add_data_options, add_run_options, taken
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +29,7 @@ _EXAMPLES = """examples:
   python -m harness.bench --models deit_t,vit_b --bits w4a4,w8a8 --methods noise,spdfq --data imagenet/val
   python -m harness.bench --models 'deit_*' --weights checkpoints --data imagenet/val --gpus-per-trial 0.5
   python -m harness.bench --methods spdfq,mine --plugin mine.py
+  python -m harness.bench --config study.toml --plan
   python -m harness.bench --set spdfq.iterations=500 --set blockwise.iterations=200
 """
 
@@ -40,15 +43,26 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = result.add_argument_group("what to measure (comma-separated lists; every combination is a cell)")
-    what.add_argument("--models", default="vit_digits,swin_digits", help="short names, globs, full timm names")
+    what.add_argument(
+        "--models",
+        default=Default("vit_digits,swin_digits"),
+        help="short names, globs, full timm names (default: %(default)s)",
+    )
     what.add_argument(
         "--bits",
-        default="w4a4,w8a8",
-        help="such as w4a4; 2 to 8, or 32 for floating point; or a TOML file of bits per layer",
+        default=Default("w4a4,w8a8"),
+        help="such as w4a4; 2 to 8, or 32 for floating point; or a TOML file of bits per layer (default: %(default)s)",
     )
-    what.add_argument("--methods", default="noise,real,spdfq", help="how calibration images are made")
-    what.add_argument("--backends", default="blockwise", help="how models are quantized")
-    what.add_argument("--seeds", default="0", help="such as 0,1,2")
+    what.add_argument(
+        "--methods",
+        default=Default("noise,real,spdfq"),
+        help="how calibration images are made (default: %(default)s; of these, what needs images not given is left "
+        "out)",
+    )
+    what.add_argument(
+        "--backends", default=Default("blockwise"), help="how models are quantized (default: %(default)s)"
+    )
+    what.add_argument("--seeds", default=Default("0"), help="such as 0,1,2 (default: %(default)s)")
     what.add_argument("--list", choices=("methods", "backends", "models"), help="show what there is, and run nothing")
     add_data_options(result)
     add_run_options(result)
@@ -57,27 +71,25 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: list[str] | None = None) -> int:
     """Run the command; returns 0, 1 when cells failed, 2 for bad input, 130 when interrupted."""
-    arguments = parser().parse_args(words)
-    return run_command(lambda: _bench(arguments))
+    return run_command(lambda: _bench(parse(parser(), words, study=True)))
 
 
-def _bench(arguments: argparse.Namespace) -> int:
+def _bench(runs: list[argparse.Namespace]) -> int:
     from rich.console import Console
 
-    from harness.cli.arguments import read_request, run_settings
-    from harness.cli.run import run_plan
+    from harness.cli.arguments import read_requests, run_settings
+    from harness.cli.run import print_plan, run_plan
     from harness.plan.plan import make_plan
 
-    console = Console()
-    if arguments.list:
-        _list(arguments, console)
+    console, first = Console(), runs[0]
+    if first.list:
+        _list(first.list, taken(Inputs, first), console)
         return 0
-    request = read_request(arguments)
-    settings, resources = run_settings(arguments, request)
-    plan = make_plan([request], settings.results)
-    if arguments.plan:
-        from harness.cli.run import print_plan
-
+    asked = [(Matrix.of(vars(run)), taken(Inputs, run)) for run in runs]
+    requests = read_requests(asked)
+    settings, resources = run_settings(taken(Running, first), asked[0][1].plugin, requests)
+    plan = make_plan(requests, settings.results)
+    if first.plan:
         print_plan(plan, settings, console)
         return 0
     failures = run_plan(plan, settings, resources, console)
@@ -85,13 +97,13 @@ def _bench(arguments: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _list(arguments: argparse.Namespace, console: Console) -> None:
+def _list(what: str, inputs: Inputs, console: Console) -> None:
     from harness.cli.listing import LISTS
     from harness.inputs import plugins as catalog
     from harness.report.formats.console import print_table
 
-    catalog.load(arguments.plugin)
-    print_table(LISTS[arguments.list](), console)
+    catalog.load(inputs.plugin)
+    print_table(LISTS[what](), console)
 
 
 def _print_leaderboard(plan: Plan, results: Path, console: Console) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 from dataclasses import replace
@@ -11,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from uuid import uuid4
 
+from harness.cli.options import Inputs, Matrix, Running
 from harness.execute.resources import Resources, threads_for
 from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked
@@ -21,48 +21,43 @@ from harness.plan.mixed_bits import check_layers, read_bits
 from harness.plan.settings import effective_config, read_overrides, with_precision
 from harness.record.files import check_writable
 from harness.trial.provenance import command_line, git_commit
+from methods.contracts import Backend, Method
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 
 
+def read_requests(asked: list[tuple[Matrix, Inputs]]) -> list[Request]:
+    """Check the runs of a command; raises UsageError for the first thing that does not work in one of them."""
+    requests = [read_request(matrix, inputs) for matrix, inputs in asked]
+    names = [name for request in requests for name in (*request.methods, *request.backends)]
+    for _, inputs in asked:
+        refuse_unused(inputs.set, names)
+    return requests
+
+
 def read_request(
-    arguments: argparse.Namespace, images: dict[str, DataSource] | None = None, real: bool = True
+    matrix: Matrix, inputs: Inputs, images: dict[str, DataSource] | None = None, real: bool = True
 ) -> Request:
-    """Check everything the command names; raises UsageError for the first thing that does not work.
+    """Check everything a run names; raises UsageError for the first thing that does not work.
 
     images: what to evaluate on, by task, in place of what --data names; real: whether there are real images to
     calibrate on: without, no real image is opened unless `images` names some.
     """
-    catalog.load(plugins(arguments))
-    entries = select_models(_words(arguments.models, "--models"))
-    methods = _words(arguments.methods, "--methods")
-    backends = _words(arguments.backends, "--backends")
-    for name in methods:
-        METHODS.get(name)
-    for name in backends:
-        BACKENDS.get(name)
-    bits = [read_bits(word) for word in _words(arguments.bits, "--bits")]
-    seeds = [_seed(word) for word in _words(arguments.seeds, "--seeds")]
-    overrides = with_precision(read_overrides(arguments.config, arguments.set), methods, arguments.precision)
-    _refuse_unused(arguments.set, methods + backends)
-    for entry in entries:
-        for owner in [METHODS.get(name) for name in methods] + [BACKENDS.get(name) for name in backends]:
-            effective_config(owner, entry.name, overrides)
-    check_writable(arguments.results)
-    data = _checked(images or _data(arguments, entries), entries, arguments.skip_bad_images)
-    calibration = _checked(_calibration(arguments) if real else {}, entries, arguments.skip_bad_images)
-    subjects = [_subject(entry, arguments.weights) for entry in entries]
+    catalog.load(absolute(inputs.plugin))
+    entries = select_models(matrix.models)
+    methods = [METHODS.get(name) for name in matrix.methods]
+    owners: list[Method | Backend] = [*methods, *(BACKENDS.get(name) for name in matrix.backends)]
+    bits = [read_bits(word) for word in matrix.bits]
+    seeds = [_seed(word) for word in matrix.seeds]
+    overrides = with_precision(read_overrides(inputs.tables, inputs.set), matrix.methods, inputs.precision)
+    for entry, owner in product(entries, owners):
+        effective_config(owner, entry.name, overrides)
+    data = _checked(images or _data(inputs, entries), entries, inputs.skip_bad_images)
+    calibration = _checked(_calibration(inputs) if real else {}, entries, inputs.skip_bad_images)
+    subjects = [_subject(entry, inputs.weights) for entry in entries]
     for subject, widths in product(subjects, bits):
         check_layers(widths, subject.entry.name, load_model(subject.entry, subject.weights))
-    return Request(subjects, methods, backends, bits, seeds, overrides, data, calibration)
-
-
-def _words(text: str, option: str) -> list[str]:
-    """Split a comma-separated list, without repeats."""
-    words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    if not words:
-        raise UsageError(f"{option} names nothing.")
-    return words
+    return Request(subjects, matrix.methods, matrix.backends, bits, seeds, overrides, data, calibration)
 
 
 def _seed(word: str) -> int:
@@ -71,7 +66,7 @@ def _seed(word: str) -> int:
     return int(word)
 
 
-def _refuse_unused(assignments: list[str], names: list[str]) -> None:
+def refuse_unused(assignments: list[str], names: list[str]) -> None:
     """Refuse settings of methods and backends that take no part: they would do nothing."""
     for assignment in assignments:
         name = assignment.partition(".")[0].strip()
@@ -81,10 +76,10 @@ def _refuse_unused(assignments: list[str], names: list[str]) -> None:
             )
 
 
-def _data(arguments: argparse.Namespace, entries: list[ModelEntry]) -> dict[str, DataSource]:
+def _data(inputs: Inputs, entries: list[ModelEntry]) -> dict[str, DataSource]:
     """Return where each task's evaluation images come from."""
-    limit = arguments.limit
-    where = arguments.data or os.environ.get("DFQ_DATA")
+    limit = inputs.limit
+    where = inputs.data or os.environ.get("DFQ_DATA")
     if where == DIGITS:
         strangers = [entry.name for entry in entries if entry.task != DIGITS]
         if strangers:
@@ -96,22 +91,21 @@ def _data(arguments: argparse.Namespace, entries: list[ModelEntry]) -> dict[str,
     }
 
 
-def _calibration(arguments: argparse.Namespace) -> dict[str, DataSource]:
+def _calibration(inputs: Inputs) -> dict[str, DataSource]:
     """Return where each task's real calibration images come from."""
     found = {DIGITS: DataSource(DIGITS_TRAIN)}
-    if arguments.calib_data:
-        found["imagenet"] = DataSource(_absolute(arguments.calib_data))
+    if inputs.calib_data:
+        found["imagenet"] = DataSource(_absolute(inputs.calib_data))
     return found
 
 
 def _absolute(path: str) -> str:
-    """Return an absolute path: workers may start elsewhere."""
     return str(Path(path).expanduser().absolute())
 
 
-def plugins(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Return the absolute paths of the plugin files."""
-    return tuple(_absolute(path) for path in arguments.plugin)
+def absolute(paths: list[str]) -> tuple[str, ...]:
+    """Return absolute paths: workers may start elsewhere."""
+    return tuple(_absolute(path) for path in paths)
 
 
 def _checked(sources: dict[str, DataSource], entries: list[ModelEntry], skip_bad: bool) -> dict[str, DataSource]:
@@ -127,38 +121,39 @@ def _subject(entry: ModelEntry, source: str | None) -> Subject:
     return Subject(entry, weights)
 
 
-def run_settings(arguments: argparse.Namespace, request: Request) -> tuple[RunSettings, Resources]:
+def run_settings(running: Running, plugins: list[str], requests: list[Request]) -> tuple[RunSettings, Resources]:
     """Choose device and threads; raises UsageError when more is asked for than there is."""
     import torch
 
+    check_writable(running.results)
     cuda = torch.cuda.device_count()
-    if arguments.device == "cuda" and not cuda and not arguments.address:
+    if running.device == "cuda" and not cuda and not running.address:
         raise UsageError("--device cuda: this machine has no CUDA device.")
-    device = "cuda" if arguments.device == "cuda" or (arguments.device == "auto" and cuda) else "cpu"
+    device = "cuda" if running.device == "cuda" or (running.device == "auto" and cuda) else "cpu"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cpus, gpus = arguments.cpus_per_trial, arguments.gpus_per_trial
-    if cpus is not None and not arguments.address and cpus > cores:
+    cpus, gpus = running.cpus_per_trial, running.gpus_per_trial
+    if cpus is not None and not running.address and cpus > cores:
         raise UsageError(f"--cpus-per-trial {cpus}: this machine has {cores} CPUs.")
-    if gpus is not None and (not (math.isfinite(gpus) and gpus >= 0) or (not arguments.address and gpus > cuda)):
+    if gpus is not None and (not (math.isfinite(gpus) and gpus >= 0) or (not running.address and gpus > cuda)):
         raise UsageError(f"--gpus-per-trial {gpus:g}: this machine has {cuda} GPUs.")
-    if arguments.timeout is not None and not (math.isfinite(arguments.timeout) and arguments.timeout > 0):
-        raise UsageError(f"--timeout {arguments.timeout:g} is not a number of seconds above 0.")
-    threads = cpus or max(threads_for(subject.entry, cores) for subject in request.subjects)
+    if running.timeout is not None and not (math.isfinite(running.timeout) and running.timeout > 0):
+        raise UsageError(f"--timeout {running.timeout:g} is not a number of seconds above 0.")
+    threads = cpus or max(threads_for(subject.entry, cores) for request in requests for subject in request.subjects)
     settings = RunSettings(
-        results=arguments.results.absolute(),
+        results=running.results.absolute(),
         device=device,
         threads=threads,
-        gate=not arguments.no_fp32_gate,
-        executor=arguments.executor,
+        gate=not running.no_fp32_gate,
+        executor=running.executor,
         command=command_line(),
         commit=git_commit(),
         run=uuid4().hex,
-        plugins=plugins(arguments),
-        timeout=arguments.timeout,
+        plugins=absolute(plugins),
+        timeout=running.timeout,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     most = float(device == "cuda") if gpus is None else gpus
-    there = Resources(threads, most, arguments.address, cpus is not None, gpus is not None, cores)
+    there = Resources(threads, most, running.address, cpus is not None, gpus is not None, cores)
     if device == "cuda":
         memory = torch.cuda.get_device_properties(0).total_memory / 2**20 if cuda else Resources.gpu_mb
         there = replace(there, cuda=max(1, cuda), gpu_mb=memory)

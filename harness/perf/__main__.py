@@ -16,7 +16,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from harness.cli.command import positive, run_command
+from harness.cli.command import run_command
+from harness.cli.options import positive
 from harness.perf.steps import step_lines
 
 _EXAMPLES = """examples:

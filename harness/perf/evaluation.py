@@ -117,7 +117,7 @@ def measure(entry: ModelEntry, backend: str, bits: str, arguments: argparse.Name
     from methods.registry import BACKENDS
 
     maker, device = BACKENDS.get(backend), torch.device(arguments.device)
-    config = effective_config(maker, entry.name, read_overrides(None, arguments.set))
+    config = effective_config(maker, entry.name, read_overrides({}, arguments.set))
     model = load_model(entry, find_weights(entry, arguments.weights)).to(device)
     shape = (arguments.images, *image_space(entry).shape)
     images = torch.randn(shape, generator=generator(0, "perf")).to(device)

@@ -120,7 +120,7 @@ def _config(entry: ModelEntry, method: str, precision: str, arguments: argparse.
     from methods.errors import UsageError
     from methods.registry import METHODS
 
-    overrides = with_precision(read_overrides(None, arguments.set), [method], precision)
+    overrides = with_precision(read_overrides({}, arguments.set), [method], precision)
     config = effective_config(METHODS.get(method), entry.name, overrides)
     if not hasattr(config, "iterations"):
         raise UsageError(f"The method {method!r} takes no steps, there is nothing to time.")

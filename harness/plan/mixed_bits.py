@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.record.toml import read_toml
 from methods.bits import Bits
 from methods.errors import UsageError, unknown_name
 
@@ -38,10 +38,7 @@ def read_bits(word: str) -> Bits:
     if not word.endswith(".toml"):
         return Bits.parse(word)
     path = Path(word).expanduser()
-    try:
-        table = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"The bits file {word} cannot be read: {error}.") from error
+    table = read_toml(path, "bits file")
     for key in table:
         if key not in ("default", "layers"):
             raise unknown_name(f"key of the bits file {word}", key, ("default", "layers"))

@@ -1,4 +1,4 @@
-"""Settings of methods and backends: dataclass defaults < TOML file (`--config`) < `--set name.key=value`.
+"""Settings of methods and backends: dataclass defaults < TOML tables (`--config`) < `--set name.key=value`.
 
 Unknown names and keys, and values of another type, are errors that name the nearest known one.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import tomllib
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 
+from harness.record.toml import Table
 from methods.contracts import Backend, Method
 from methods.errors import UsageError, unknown_name
 from methods.registry import BACKENDS, METHODS
@@ -20,33 +20,19 @@ _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", 
 Overrides = dict[str, dict[str, Any]]
 
 
-def read_overrides(config: Path | None, assignments: Iterable[str]) -> Overrides:
-    """Return {method or backend: {key: value}} from a TOML file and `name.key=value` words, checked.
+def read_overrides(tables: Mapping[str, Table], assignments: Iterable[str]) -> Overrides:
+    """Return {method or backend: {key: value}} from such tables and `name.key=value` words over them, checked.
 
-    Raises UsageError for an unreadable file, an unknown name or key, or a value of another type.
+    Raises UsageError for an unknown name or key, or a value of another type.
     """
     overrides: Overrides = {}
-    for name, table in read_tables(config).items():
+    for name, table in tables.items():
         for key, value in table.items():
             overrides.setdefault(name, {})[key] = checked_value(name, key, value)
     for assignment in assignments:
         name, key, text = _split(assignment)
         overrides.setdefault(name, {})[key] = checked_value(name, key, _parsed(text))
     return overrides
-
-
-def read_tables(config: Path | None) -> dict[str, dict[str, Any]]:
-    """Return the tables of a TOML file; raises UsageError when it cannot be read or sets something outside a table."""
-    if config is None:
-        return {}
-    try:
-        tables = tomllib.loads(config.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"The config file {config} cannot be read: {error}.") from error
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise UsageError(f"{config} sets {name!r} outside a table; write it as [method] key = value.")
-    return tables
 
 
 def _split(assignment: str) -> tuple[str, str, str]:

@@ -6,12 +6,12 @@ A file has a `title`, `url`, `protocol`, `flag` (how sure the figures are), `ima
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.record.toml import read_toml
 from harness.report.tables import Table, Value
 from harness.report.text_table import Grid, Word
 from methods.errors import UsageError
@@ -57,12 +57,12 @@ def load_reported(folder: Path) -> list[Figure]:
 
 
 def _figures(path: Path) -> list[Figure]:
+    found = read_toml(path, "file of reported figures")
     try:
-        found = tomllib.loads(path.read_text())
         rows = found.pop("rows")
         source = Source(**found)
         return [figure for row in rows for figure in _row(source, row)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} does not hold reported figures: {error}.") from error
 
 

@@ -16,7 +16,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.command import add_data_options, add_run_options, positive, run_command
+from harness.cli.command import run_command
+from harness.cli.config import parse
+from harness.cli.options import Inputs, Running, Single, add_data_options, add_run_options, positive, taken
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,15 +54,15 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = result.add_argument_group("what to search")
-    what.add_argument("--model", default="vit_digits", dest="models", help="one short name or full timm name")
+    what.add_argument("--model", default="vit_digits", help="one short name or full timm name")
     what.add_argument("--bits", default="w4a4", help="one bit-width, such as w4a4")
-    what.add_argument("--method", default="spdfq", dest="methods", help="how calibration images are made")
-    what.add_argument("--backend", default="blockwise", dest="backends", help="how models are quantized")
+    what.add_argument("--method", default="spdfq", help="how calibration images are made")
+    what.add_argument("--backend", default="blockwise", help="how models are quantized")
     what.add_argument("--seeds", default="0", help="such as 0,1; a sample's value is the mean")
     what.add_argument("--space", type=Path, metavar="FILE", help="TOML file of ranges; what is --set is not searched")
     how = result.add_argument_group("how to search")
     how.add_argument("--samples", type=positive, default=40, help="how many settings to try in all (default: 40)")
-    how.add_argument("--search", choices=("optuna", "random", "grid"), default="optuna", dest="kind")
+    how.add_argument("--search", choices=("optuna", "random", "grid"), default="optuna")
     how.add_argument("--search-seed", type=int, default=0, help="of the searcher itself (default: 0)")
     how.add_argument("--scheduler", choices=("asha", "none"), default="none", help="asha stops bad samples early")
     how.add_argument(
@@ -85,8 +87,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: list[str] | None = None) -> int:
     """Run the command; returns 0, 1 when samples failed, 2 for bad input, 130 when interrupted."""
-    arguments = parser().parse_args(words)
-    return run_command(lambda: _search(arguments))
+    return run_command(lambda: _search(*parse(parser(), words)))
 
 
 def _search(arguments: argparse.Namespace) -> int:
@@ -96,17 +97,18 @@ def _search(arguments: argparse.Namespace) -> int:
     from harness.search.search import read_searches, write_search
     from methods.errors import UsageError
 
-    console = Console()
+    console, running = Console(), taken(Running, arguments)
     if arguments.table_only:
-        searches = read_searches(arguments.results)
+        searches = read_searches(running.results)
         if not searches:
-            raise UsageError(f"There is no search under {arguments.results}.")
+            raise UsageError(f"There is no search under {running.results}.")
         for folder, search in searches.items():
-            report(search, folder, arguments.results, console)
+            report(search, folder, running.results, console)
         return 0
-    from harness.search.arguments import read_search_run
+    from harness.search.arguments import SearchOptions, read_search_run
 
-    run = read_search_run(arguments)
+    options = taken(SearchOptions, arguments)
+    run = read_search_run(taken(Single, arguments), options, taken(Inputs, arguments), running)
     if arguments.plan:
         _print_plan(run, console)
         return 0
@@ -118,8 +120,6 @@ def _search(arguments: argparse.Namespace) -> int:
 
 def _run(run: SearchRun, console: Console) -> int:
     """Measure the samples, a line for each; returns how many failed."""
-    pass
-
     start, done, failed = time.monotonic(), 0, 0
 
     def told(outcome: Outcome) -> None:
@@ -144,10 +144,6 @@ def _print_plan(run: SearchRun, console: Console) -> None:
     print_plan(plan_of(run, run.search.start, run.search.images[-1]["n"]), run.settings, console)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 def run_search(run: SearchRun, told: Told) -> None:
     """Measure the samples; raises UsageError when a trial finds that the run must stop."""
     if run.settings.executor == "ray":
@@ -156,3 +152,7 @@ def run_search(run: SearchRun, told: Told) -> None:
         from harness.search.measure import run_here
 
         run_here(run, told)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
+from pathlib import Path
 
-from harness.cli.arguments import plugins, read_request, run_settings
+from harness.cli.arguments import absolute, read_request, refuse_unused, run_settings
+from harness.cli.options import Inputs, Running, Single
 from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import SEARCH_LEAVES, open_images
-from harness.inputs.zoo import ModelEntry, select_models
+from harness.inputs.zoo import select_models
 from harness.plan.jobs import Request
 from harness.plan.settings import changed_settings
 from harness.record.records import load_records
@@ -20,64 +22,76 @@ from harness.search.search import Search
 from harness.search.space_file import read_space, start_point
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
+from methods.words import words
 
 
-def read_search_run(arguments: argparse.Namespace) -> SearchRun:
+@dataclass(frozen=True)
+class SearchOptions:
+    """How to search, as typed."""
+
+    space: Path | None
+    """TOML file of ranges; None leaves those the method and the backend declare."""
+    samples: int
+    """How many settings to try in all."""
+    search: str
+    """`optuna`, `random` or `grid`."""
+    search_seed: int
+    """Of the searcher itself."""
+    scheduler: str
+    """`asha` or `none`."""
+    metric: str
+    """Names of one metric or two, parted by a comma."""
+    search_data: str | None
+    """Images the search looks at; None: procedural ones, or the digits' training images where labels are needed."""
+    allow_test_tuning: bool
+    """Whether to search even on images that results are reported on."""
+
+
+def read_search_run(single: Single, options: SearchOptions, inputs: Inputs, running: Running) -> SearchRun:
     """Check all that is asked for; raises UsageError for the first thing that does not work."""
-    catalog.load(plugins(arguments))
-    metrics = _metrics(arguments)
-    entry = _only(arguments)
-    source = search_source(arguments, entry, metrics)
-    shared = shared_images(arguments, entry, source)
-    if shared and not arguments.allow_test_tuning:
+    catalog.load(absolute(inputs.plugin))
+    metrics = _metrics(options)
+    matrix = single.matrix("A search")
+    [entry] = select_models(matrix.models)
+    source = search_source(options.search_data, inputs.limit, entry, metrics)
+    shared = shared_images(inputs.data, entry, source)
+    if shared and not options.allow_test_tuning:
         raise UsageError(
             f"The search would look at {shared} of the images that results are reported on; give it others by "
             "--search-data (--allow-test-tuning goes on all the same)."
         )
-    data_free = source.where == SEARCH_LEAVES and not arguments.calib_data
-    request = read_request(arguments, {entry.task: source}, real=not data_free)
-    search = _described(arguments, request, metrics, data_free, shared > 0)
-    check_search(arguments.kind, search.space, arguments.samples)
-    settings, resources = run_settings(arguments, request)
+    data_free = source.where == SEARCH_LEAVES and not inputs.calib_data
+    request = read_request(matrix, inputs, {entry.task: source}, real=not data_free)
+    refuse_unused(inputs.set, [single.method, single.backend])
+    search = _described(options, request, metrics, data_free, shared > 0)
+    check_search(options.search, search.space, options.samples)
+    settings, resources = run_settings(running, inputs.plugin, [request])
     known = [sample.settings for sample in find_samples(search, load_records([settings.results]).sound)]
-    run = SearchRun(
-        search, request, settings, resources, known, arguments.samples, arguments.kind, arguments.search_seed
-    )
+    run = SearchRun(search, request, settings, resources, known, options.samples, options.search, options.search_seed)
     plan_of(run, search.start, search.images[-1]["n"])  # what does not work for the first point stops here
     return run
 
 
-def _metrics(arguments: argparse.Namespace) -> list[str]:
+def _metrics(options: SearchOptions) -> list[str]:
     """Return the metrics' names; raises UsageError for an unknown one, and for two under ASHA."""
-    names = list(dict.fromkeys(word.strip() for word in arguments.metric.split(",") if word.strip()))
+    names = words(options.metric)
     for name in names:
         find_metric(name)
     if not 1 <= len(names) <= 2:
         raise UsageError("--metric takes one name or two, such as agreement or top1,seconds.")
-    if len(names) == 2 and arguments.scheduler == "asha":
+    if len(names) == 2 and options.scheduler == "asha":
         raise UsageError("--scheduler asha stops samples by one metric; a search of two needs --scheduler none.")
     return names
 
 
-def _only(arguments: argparse.Namespace) -> ModelEntry:
-    """Return the one model; raises UsageError for lists of models, methods, backends or bits."""
-    for option in ("models", "methods", "backends", "bits"):
-        if "," in getattr(arguments, option):
-            raise UsageError("A search takes one model, one method, one backend and one bit-width.")
-    entries = select_models([arguments.models.strip()])
-    if len(entries) > 1:
-        raise UsageError(f"A search takes one model; {arguments.models} names {len(entries)}.")
-    return entries[0]
-
-
 def _described(
-    arguments: argparse.Namespace, request: Request, metrics: list[str], data_free: bool, tuned_on_test: bool
+    options: SearchOptions, request: Request, metrics: list[str], data_free: bool, tuned_on_test: bool
 ) -> Search:
     """Write down what is searched."""
     [subject], [method], [backend], [bits] = request.subjects, request.methods, request.backends, request.bits
     owners, name = (METHODS.get(method), BACKENDS.get(backend)), subject.entry.name
     [source] = request.data.values()
-    space = read_space(owners, request.overrides, arguments.space)
+    space = read_space(owners, request.overrides, options.space)
     return Search(
         model=name,
         method=method,
@@ -88,7 +102,7 @@ def _described(
         space=space,
         base={k: v for owner in owners for k, v in changed_settings(owner, name, request.overrides).items()},
         start=start_point(space, {owner.name: owner.default_config(name) for owner in owners}),
-        images=[open_images(part).identity() for part in rungs(source, arguments.scheduler == "asha")],
+        images=[open_images(part).identity() for part in rungs(source, options.scheduler == "asha")],
         weights_sha256=subject.weights.sha256,
         versions=[owner.version for owner in owners],
         data_free=data_free,

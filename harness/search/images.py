@@ -7,7 +7,6 @@ with the set of `--data` is refused.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import math
 import os
@@ -31,10 +30,12 @@ LABELLED = {"top1", "top5", "retention"}
 _RUNGS = 4
 
 
-def search_source(arguments: argparse.Namespace, entry: ModelEntry, metrics: list[str]) -> DataSource:
-    """Return where a search's images come from; raises UsageError when they have no labels and a metric needs them."""
+def search_source(where: str | None, limit: int | None, entry: ModelEntry, metrics: list[str]) -> DataSource:
+    """Return where a search's images come from, by what --search-data says.
+
+    Raises UsageError when they have no labels and a metric needs them.
+    """
     labelled = sorted(LABELLED & set(metrics))
-    where = arguments.search_data
     if where is None:
         if labelled and entry.task != DIGITS:
             raise UsageError(f"A search by {labelled[0]} needs labelled images of its own: give --search-data DIR.")
@@ -43,12 +44,13 @@ def search_source(arguments: argparse.Namespace, entry: ModelEntry, metrics: lis
         raise UsageError(f"--search-data {where} does not fit {entry.name}, which classifies {entry.task} images.")
     if where == PROCEDURAL and labelled:
         raise UsageError(f"Procedural images have no labels, which {labelled[0]} needs; search by agreement or kl.")
-    return DataSource(_NAMED.get(where) or str(Path(where).expanduser().absolute()), arguments.limit)
+    return DataSource(_NAMED.get(where) or str(Path(where).expanduser().absolute()), limit)
 
 
-def shared_images(arguments: argparse.Namespace, entry: ModelEntry, source: DataSource) -> int:
-    """Return how many images of a search are among those that results are reported on; 0 for procedural ones."""
-    where = arguments.data or os.environ.get("DFQ_DATA")
+def shared_images(reported: str | None, entry: ModelEntry, source: DataSource) -> int:
+    """Return how many images of a search are among those that results are reported on, by what --data says;
+    0 for procedural ones."""
+    where = reported or os.environ.get("DFQ_DATA")
     if source.where == SEARCH_LEAVES or (entry.task != DIGITS and not where):
         return 0
     folder = DIGITS if entry.task == DIGITS else str(Path(str(where)).expanduser().absolute())

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from harness.plan.settings import Overrides, checked_value, read_tables
+from harness.plan.settings import Overrides, checked_value
+from harness.record.toml import read_toml
 from harness.search.space import GRID_POINTS, Dimension, Settings, Space
 from methods.contracts import Backend, Method
 from methods.errors import UsageError, unknown_name
@@ -30,7 +31,9 @@ def read_space(owners: tuple[Method, Backend], fixed: Overrides, file: Path | No
     """
     specs = {(owner.name, key): spec for owner in owners for key, spec in owner.space.items()}
     by_name = {owner.name: owner for owner in owners}
-    for name, table in read_tables(file).items():
+    for name, table in (read_toml(file, "space file") if file else {}).items():
+        if not isinstance(table, dict):
+            raise UsageError(f"{file} sets {name!r} outside a table; write it as [method] key = {{min = 1, max = 2}}.")
         if name not in by_name:
             raise unknown_name("method or backend of this search", name, by_name)
         specs |= {(name, key): spec for key, spec in table.items()}

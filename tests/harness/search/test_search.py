@@ -304,7 +304,10 @@ def test_two_metrics_give_a_pareto_set_and_the_table_comes_from_records(tmp_path
         (["--model", "deit_t", "--metric", "top1"], "give --search-data DIR"),
         (["--model", "deit_t", "--search-data", "digits"], "does not fit deit_t"),
         (["--model", "vit_digitz"], "Did you mean 'vit_digits'?"),
-        (["--model", "*_digits"], "A search takes one model; *_digits names 2."),
+        (
+            ["--model", "*_digits"],
+            "A search takes one model, one method, one backend and one bit-width, not '*_digits'.",
+        ),
         (["--bits", "w4a4,w8a8"], "A search takes one model, one method"),
         (["--method", "nois"], "Did you mean 'noise'?"),
         (["--method", "real"], "needs real calibration images"),
