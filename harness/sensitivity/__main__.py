@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.command import positive, run_command
+from harness.cli.command import run_command
+from harness.cli.options import positive
 
 if TYPE_CHECKING:
     from torch import Tensor
