@@ -1,6 +1,7 @@
 """Bit-widths: `w4a4` means 4-bit weights and 4-bit activations; 32 leaves that side in floating point.
 
-Mixed precision gives layers bits of their own: `Bits` then holds patterns of layer names beside its default.
+A published number format (`mxfp4`) stands for the bits of its element on both sides. Mixed precision gives layers bits
+of their own: `Bits` then holds patterns of layer names beside its default.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from fnmatch import fnmatchcase
 from methods.errors import UsageError
 
 FLOAT = 32
+FORMATS = {"mxfp4": 4, "mxfp6": 6, "mxfp8": 8, "nvfp4": 4, "fp8": 8}
+"""Number formats that are no integers with a scale, and the bits of one element (`methods.quant.formats`)."""
 _DIGEST = 8
 
 
@@ -30,13 +33,21 @@ class Bits:
     activations: int
     layers: tuple[tuple[str, Bits], ...] = ()
     name: str = ""
+    format: str = ""
+    """The number format of both sides; empty: integers, on whatever grids the backend chooses."""
 
     @classmethod
     def parse(cls, text: str) -> Bits:
-        """Read `w<weights>a<activations>`; raises UsageError for another form or a width out of range."""
-        match = re.fullmatch(r"w(\d+)a(\d+)", text.strip().lower())
+        """Read `w<weights>a<activations>` or a format; raises UsageError for other forms and widths out of range."""
+        word = text.strip().lower()
+        if word in FORMATS:
+            return cls(FORMATS[word], FORMATS[word], format=word)
+        match = re.fullmatch(r"w(\d+)a(\d+)", word)
         if match is None:
-            raise UsageError(f"Bits {text!r} are not of the form w4a4 (weight bits, activation bits).")
+            known = ", ".join(FORMATS)
+            raise UsageError(
+                f"Bits {text!r} are not of the form w4a4 (weight bits, activation bits), nor one of {known}."
+            )
         bits = cls(int(match[1]), int(match[2]))
         for side, width in (("weight", bits.weights), ("activation", bits.activations)):
             if not (2 <= width <= 8 or width == FLOAT):
@@ -48,7 +59,7 @@ class Bits:
     def of(self, layer: str) -> Bits:
         """Return the bits of a layer or attention module by its name in the model."""
         own = [bits for pattern, bits in self.layers if fnmatchcase(layer, pattern)]
-        return own[-1] if own else Bits(self.weights, self.activations)
+        return own[-1] if own else Bits(self.weights, self.activations, format=self.format)
 
     @property
     def float(self) -> bool:
@@ -57,9 +68,14 @@ class Bits:
         return widths == {(FLOAT, FLOAT)}
 
     @property
+    def formats(self) -> list[str]:
+        """The number formats that take part."""
+        return sorted({bits.format for bits in (self, *(bits for _, bits in self.layers)) if bits.format})
+
+    @property
     def default(self) -> str:
         """The bits of layers that no pattern fits, as text."""
-        return f"w{self.weights}a{self.activations}"
+        return self.format or f"w{self.weights}a{self.activations}"
 
     @property
     def patterns(self) -> list[list[str]]:

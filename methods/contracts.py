@@ -156,6 +156,10 @@ class Backend(ABC):
         """Return the default config for a model's name."""
         return self.config_class()
 
+    def takes_formats(self, config: Any) -> bool:
+        """Whether it can quantize to number formats that are no integers (`methods.quant.formats`) with a config."""
+        return False
+
     @abstractmethod
     def image_passes(self, config: Any, images: int) -> float:
         """Return the number of forward+backward passes of one image that a quantization takes, for estimates."""

@@ -21,6 +21,7 @@ from harness.plan.mixed_bits import check_layers, read_bits
 from harness.plan.settings import effective_config, read_overrides, with_precision
 from harness.record.files import check_writable
 from harness.trial.provenance import command_line, git_commit
+from methods.bits import Bits
 from methods.contracts import Backend, Method
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
@@ -52,12 +53,20 @@ def read_request(
     overrides = with_precision(read_overrides(inputs.tables, inputs.set), matrix.methods, inputs.precision)
     for entry, owner in product(entries, owners):
         effective_config(owner, entry.name, overrides)
+    for entry, name, widths in product(entries, matrix.backends, bits):
+        _check_formats(widths, BACKENDS.get(name), effective_config(BACKENDS.get(name), entry.name, overrides))
     data = _checked(images or _data(inputs, entries), entries, inputs.skip_bad_images)
     calibration = _checked(_calibration(inputs) if real else {}, entries, inputs.skip_bad_images)
     subjects = [_subject(entry, inputs.weights) for entry in entries]
     for subject, widths in product(subjects, bits):
         check_layers(widths, subject.entry.name, load_model(subject.entry, subject.weights))
     return Request(subjects, matrix.methods, matrix.backends, bits, seeds, overrides, data, calibration)
+
+
+def _check_formats(bits: Bits, backend: Backend, config: object) -> None:
+    """Raise UsageError for a number format that a backend, as it is set, cannot quantize to."""
+    if bits.formats and not backend.takes_formats(config):
+        raise UsageError(f"{backend.name} quantizes to integers alone as it is set, not to {bits.formats[0]}.")
 
 
 def _seed(word: str) -> int:

@@ -47,7 +47,8 @@ def read_bits(word: str) -> Bits:
         raise UsageError(f'{word} needs default = "w4a4", and a table [layers] of names and bits.')
     base = Bits.parse(default)
     own = tuple((pattern, _bits(word, pattern, text)) for pattern, text in layers.items())
-    return Bits(base.weights, base.activations, own, re.sub(r"\W", "_", path.stem, flags=re.ASCII)[:_LONGEST])
+    name = re.sub(r"\W", "_", path.stem, flags=re.ASCII)[:_LONGEST]
+    return Bits(base.weights, base.activations, own, name, base.format)
 
 
 def _bits(word: str, pattern: str, text: Any) -> Bits:

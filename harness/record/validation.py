@@ -21,7 +21,7 @@ SCHEMA = 1
 _FIELDS = {"schema", "key", "status", "cell", "metrics", "stages", "versions", "provenance", "error"}
 _CELL_FIELDS = {"model", "method", "backend", "bits", "seed", "data", "overrides"}
 _PERCENTAGES = ("top1", "top5", "fp32_top1", "agreement")
-_BITS = re.compile(r"w\d{1,3}a\d{1,3}(\+\w{1,40}-[0-9a-f]{8})?", re.ASCII)
+_BITS = re.compile(r"(w\d{1,3}a\d{1,3}|[a-z]{0,4}fp\d{1,2})(\+\w{1,40}-[0-9a-f]{8})?", re.ASCII)
 _SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n\Z')
 _SEAL_LENGTH = 80
 

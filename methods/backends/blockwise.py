@@ -121,6 +121,10 @@ class Blockwise(Backend):
         """Return the paper's defaults; the embedded models take half the steps, so that the demo stays short."""
         return BlockwiseConfig(iterations=50 if model.endswith("_digits") else 100)
 
+    def takes_formats(self, config: Any) -> bool:
+        """Learning works on any format, ERQ's rounding on integers alone."""
+        return bool(config.init != "erq")
+
     def image_passes(self, config: Any, images: int) -> float:
         """Count every learning step as one forward+backward pass of its images, start and regression as one."""
         seen = images * (1 + config.views)

@@ -44,6 +44,10 @@ class MinMax(Backend):
     paper = "PSAQ-ViT (ECCV 2022), its plain form or its own protocol"
     config_class = MinMaxConfig
 
+    def takes_formats(self, config: Any) -> bool:
+        """The operands of matrix products can have any format."""
+        return bool(config.protocol == "plain")
+
     def image_passes(self, config: Any, images: int) -> float:
         """Count one forward pass per image, a third of a forward+backward."""
         return images / 3

@@ -22,6 +22,7 @@ from methods.errors import UsageError
 from methods.models.architecture import named_attentions, product_layers
 from methods.models.calls import CallSite, watch
 from methods.models.trace import Product, Trace, separate, trace
+from methods.quant.formats import format_recipe
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers.base import Quantizer
 from methods.quant.recipe import Recipe, made
@@ -37,19 +38,21 @@ def insert_quantizers(model: nn.Module, bits: Bits, recipe: Recipe) -> nn.Module
     """Return a copy of `model` with uncalibrated activation quantizers and fitted weight quantizers.
 
     A layer's bits are those of its weight and its input, those of a module that multiplies by itself those of the
-    operands. Raises UsageError for a model that cannot be quantized. With 32 bits throughout the copy is the plain
-    model.
+    operands; where bits name a number format, its recipe takes the place of the given one. Raises UsageError for a
+    model that cannot be quantized. With 32 bits throughout the copy is the plain model.
     """
     quantized = copy.deepcopy(model).requires_grad_(False)
     if bits.float:
         return quantized
     separate(quantized)
-    attentions = [(name, a) for name, a in named_attentions(quantized) if bits.of(name).activations != FLOAT]
+    found = {name: (a, bits.of(name)) for name, a in named_attentions(quantized)}
+    attentions = {name: pair for name, pair in found.items() if pair[1].activations != FLOAT}
     seen = trace(model)
-    operands = {f"{name}.qkv": _operands(a, bits.of(name).activations, recipe) for name, a in attentions}
+    operands = {f"{name}.qkv": _operands(a, own.activations, _recipe(own, recipe)) for name, (a, own) in attentions.items()}
     _replace_layers(quantized, bits, recipe, seen, operands)
-    for name, attention in attentions:
-        attention.attn_drop = recipe.operand(recipe.attention, bits.of(name).activations, attention.num_heads, 1)
+    for attention, own in attentions.values():
+        chosen = _recipe(own, recipe)
+        attention.attn_drop = chosen.operand(chosen.attention, own.activations, attention.num_heads, 1)
         attention.fused_attn = False
     _watch_products(quantized, bits, recipe, seen)
     vars(quantized)["left_in_float"] = {p.name: p.left for p in seen.products if p.left}
@@ -66,9 +69,16 @@ def _replace_layers(
         if name not in products:
             continue
         own = Bits(FLOAT, FLOAT) if products[name].left else bits.of(name)
-        inputs, weights = made(maker(name), own.activations), made(recipe.weights, own.weights)
+        chosen = _recipe(own, recipe)
+        inputs = made(chosen.activations if own.format else maker(name), own.activations)
+        weights = made(chosen.weights, own.weights)
         norm, image = seen.norms.get(name), name in seen.images
         replace(model, name, QuantizedLayer(layer, inputs, weights, operands.get(name), norm, image))
+
+
+def _recipe(own: Bits, recipe: Recipe) -> Recipe:
+    """Return a layer's recipe: its number format's, if it has one."""
+    return format_recipe(own.format) if own.format else recipe
 
 
 def _watch_products(model: nn.Module, bits: Bits, recipe: Recipe, seen: Trace) -> None:
@@ -85,9 +95,11 @@ def _watch_products(model: nn.Module, bits: Bits, recipe: Recipe, seen: Trace) -
 
 
 def _site(product: Product, bits: Bits, recipe: Recipe) -> CallSite:
-    """Return the quantizers of a product's operands; raises UsageError for quantizers per head, unknown here."""
+    """Return the quantizers of a product's operands; raises UsageError for quantizers per head or block, unknown here."""
     if recipe.per_head:
         raise UsageError("Quantizers per head are for stock ViT, DeiT and Swin alone.")
+    if bits.format:
+        raise UsageError("Number formats are for linear layers and stock ViT, DeiT and Swin alone.")
     makers = dict.fromkeys(product.operands, recipe.activations)
     if product.softmax:
         softmax, other = product.operands[-2:] if product.softmax == "left" else product.operands[::-1]

@@ -5,14 +5,24 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny_models import double, noise, tiny_swin, tiny_vit
 from torch import Tensor
 
+from methods.backends.blockwise import Blockwise, BlockwiseConfig
+from methods.backends.erq import Erq, ErqConfig
+from methods.backends.minmax import MinMax, MinMaxConfig
+from methods.bits import FORMATS, Bits
+from methods.contracts import QuantizationContext
+from methods.errors import UsageError
+from methods.models.architecture import named_attentions, product_layers
 from methods.quant.formats import format_recipe
+from methods.quant.operations import describe
 from methods.quant.quantizers.block_float import FloatQuantizer
 from methods.quant.quantizers.floating_point import E2M1, E2M3, E4M3, FloatFormat
 
@@ -20,6 +30,10 @@ TABLES = {
     "E2M1": [0, 0.5, 1, 1.5, 2, 3, 4, 6],
     "E2M3": [i / 8 for i in range(16)] + [2 + i / 4 for i in range(8)] + [4 + i / 2 for i in range(8)],
 }
+
+
+def context() -> QuantizationContext:
+    return QuantizationContext(torch.Generator().manual_seed(0))
 
 
 def nearest(value: float, table: list[float]) -> float:
@@ -138,6 +152,45 @@ def test_codes_stand_for_the_values_in_units_of_their_scales(name: str) -> None:
     scale = scale.expand(x.numel()) if quantizer.block is None else scale
     values = (quantizer.dequantize(codes).flatten() * scale).nan_to_num(0.0).reshape(x.shape)
     assert torch.equal(values, quantizer(x))
+
+
+def test_bits_know_every_format_with_the_bits_of_its_element() -> None:
+    assert {name: format_recipe(name).weights(0).bits for name in FORMATS} == FORMATS
+    bits = Bits.parse("MXFP4")
+    assert (bits.weights, bits.activations, str(bits)) == (4, 4, "mxfp4")
+    assert str(bits.of("head")) == "mxfp4"
+    with pytest.raises(UsageError, match="Unknown number format 'mxfp5'"):
+        format_recipe("mxfp5")
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_a_model_in_a_format(build: Callable[[], Any], name: str) -> None:
+    """All operands of all products have it; the head's output by hand; more bits come nearer."""
+    model, images = build(), noise(4)
+    quantized: Any = MinMax().quantize(model, images, Bits.parse(name), MinMaxConfig(), context())
+    rows = describe(quantized)
+    assert {row["bits"] for row in rows} == {FORMATS[name]}
+    assert len(rows) == 2 * len(product_layers(model)) + 4 * len(named_attentions(model))
+    head = quantized.head if build is tiny_vit else quantized.head.fc
+    stock: Any = model.head if build is tiny_vit else model.head.fc
+    x = torch.randn((3, stock.in_features), generator=torch.Generator().manual_seed(2))
+    weights = made(name, axis=None, stored=True)
+    weights.fit(stock.weight)
+    expected = double(head.inputs(x)) @ double(weights(stock.weight)).T + double(stock.bias)
+    assert double(head(x)) == pytest.approx(expected, abs=1e-5)
+    error = (quantized(images) - model(images)).square().mean() / model(images).square().mean()
+    assert 1e-6 < error.item() < (0.05 if FORMATS[name] > 4 else 0.5)
+
+
+def test_a_layer_may_have_a_format_of_its_own_and_learning_goes_on() -> None:
+    bits = Bits(4, 4, (("head", Bits.parse("mxfp8")),), "mixed")
+    config = BlockwiseConfig(iterations=3, rounding="adaround", scales="learned")
+    quantized = Blockwise().quantize(tiny_vit(), noise(4), bits, config, context())
+    found = {str(row["operation"]): str(row["quantizer"]) for row in describe(quantized)}
+    assert [name for name, text in found.items() if text.startswith("MX E4M3")] == ["head weight", "head input"]
+    assert not Blockwise().takes_formats(BlockwiseConfig(init="erq"))
+    assert not Erq().takes_formats(ErqConfig())
 
 
 def test_a_convolutions_weight_is_one_line_per_output_and_its_scales_are_counted() -> None:
