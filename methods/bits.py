@@ -87,6 +87,14 @@ class Bits:
         return f"{self.default}+{self.name}-{digest(self.default, self.patterns)}" if self.layers else self.default
 
 
+def widths(text: str) -> tuple[int, ...]:
+    """Return the bits of weights and activations that such text begins with, of mixed precision its default's."""
+    word = text.partition("+")[0]
+    if word in FORMATS:
+        return (FORMATS[word],) * 2
+    return tuple(int(width) for width in re.findall(r"[wa](\d+)", word))
+
+
 def digest(default: str, patterns: Iterable[Iterable[str]]) -> str:
     """Return what tells one assignment of bits from all others: the start of a sha256 over default and patterns."""
     text = json.dumps([default, [list(pair) for pair in patterns]])

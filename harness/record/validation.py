@@ -15,13 +15,13 @@ import re
 from typing import Any, TypeGuard
 
 from harness.record.cells import recorded_key
-from methods.bits import digest
+from methods.bits import FORMATS, digest, widths
 
 SCHEMA = 1
 _FIELDS = {"schema", "key", "status", "cell", "metrics", "stages", "versions", "provenance", "error"}
 _CELL_FIELDS = {"model", "method", "backend", "bits", "seed", "data", "overrides"}
 _PERCENTAGES = ("top1", "top5", "fp32_top1", "agreement")
-_BITS = re.compile(r"(w\d{1,3}a\d{1,3}|[a-z]{0,4}fp\d{1,2})(\+\w{1,40}-[0-9a-f]{8})?", re.ASCII)
+_BITS = re.compile(rf"(w\d{{1,3}}a\d{{1,3}}|{'|'.join(FORMATS)})(\+\w{{1,40}}-[0-9a-f]{{8}})?", re.ASCII)
 _SEAL = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n}\n\Z')
 _SEAL_LENGTH = 80
 
@@ -177,9 +177,8 @@ def costs_problem(record: dict[str, Any]) -> str | None:
         return None
     if not isinstance(costs, dict) or not all(type(costs.get(name)) is int and costs[name] > 0 for name in _COSTS):
         return "has no sound costs"
-    widths = [int(width) for width in re.findall(r"[wa](\d+)", record["cell"]["bits"].partition("+")[0])]
     parameters = record.get("weights", {}).get("parameters")
-    least = _LEAST if "layer_bits" in record else min(widths)
+    least = _LEAST if "layer_bits" in record else min(widths(record["cell"]["bits"]))
     if not least**2 * costs["macs"] <= costs["bitops"] <= _FLOAT**2 * costs["macs"]:
         return "has bit operations that its products cannot take"
     if type(parameters) is int and 8 * costs["size_bytes"] < least * parameters:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 import fnmatch
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -17,6 +16,7 @@ import pandas as pd
 from harness.inputs.zoo import PARAMETERS
 from harness.record.records import Record
 from harness.report.statistics import Hits
+from methods.bits import widths
 from methods.errors import UsageError, unknown_name
 
 STAGES = ("synthesize", "quantize", "evaluate")
@@ -178,5 +178,5 @@ def megabytes(model: str, bits: str, parameters: int | None = None) -> float | N
     Norms, biases and scales, which stay in floating point, are counted at the same width: less than a percent.
     """
     count = parameters or PARAMETERS.get(model)
-    width = re.match(r"w(\d+)", bits)
-    return None if count is None or width is None else count * int(width[1]) / 8e6
+    stored = widths(bits)
+    return None if count is None or not stored else count * stored[0] / 8e6

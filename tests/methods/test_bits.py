@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from methods.bits import Bits
+from methods.bits import Bits, widths
 from methods.errors import UsageError
 
 
@@ -45,3 +45,12 @@ def test_parse_refuses_widths_out_of_range(text: str, side: str, width: int) -> 
 @pytest.mark.parametrize(("text", "float_"), [("w32a32", True), ("w32a8", False), ("w8a32", False), ("w8a8", False)])
 def test_float_means_both_sides(text: str, float_: bool) -> None:
     assert Bits.parse(text).float is float_
+
+
+def test_text_begins_with_its_widths() -> None:
+    assert [widths(text) for text in ("w4a8", "w3a32+mixed-01234567", "mxfp6", "nvfp4+x-0")] == [
+        (4, 8),
+        (3, 32),
+        (6, 6),
+        (4, 4),
+    ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from harness.report.pairs import pair_grids
 from harness.report.syntheses import Synthesis, find_synthesis
 from harness.report.tables import Table, Value
 from harness.report.text_table import Grid
+from methods.bits import widths
 from methods.errors import UsageError
 from methods.text import printable
 
@@ -154,7 +154,7 @@ def _plots(table: Table, entries: Sequence[Entry], series: list[str]) -> Iterato
 
 
 def _width(entry: Entry) -> tuple[int, ...]:
-    return tuple(int(width) for width in re.findall(r"[wa](\d+)", entry.first.bits.partition("+")[0]))
+    return widths(entry.first.bits)
 
 
 def _point(x: float, entry: Entry, series: list[str], group: str | None = None) -> Point:
