@@ -48,7 +48,9 @@ def insert_quantizers(model: nn.Module, bits: Bits, recipe: Recipe) -> nn.Module
     found = {name: (a, bits.of(name)) for name, a in named_attentions(quantized)}
     attentions = {name: pair for name, pair in found.items() if pair[1].activations != FLOAT}
     seen = trace(model)
-    operands = {f"{name}.qkv": _operands(a, own.activations, _recipe(own, recipe)) for name, (a, own) in attentions.items()}
+    operands = {
+        f"{name}.qkv": _operands(a, own.activations, _recipe(own, recipe)) for name, (a, own) in attentions.items()
+    }
     _replace_layers(quantized, bits, recipe, seen, operands)
     for attention, own in attentions.values():
         chosen = _recipe(own, recipe)
@@ -95,7 +97,7 @@ def _watch_products(model: nn.Module, bits: Bits, recipe: Recipe, seen: Trace) -
 
 
 def _site(product: Product, bits: Bits, recipe: Recipe) -> CallSite:
-    """Return the quantizers of a product's operands; raises UsageError for quantizers per head or block, unknown here."""
+    """Return the quantizers of a product's operands; raises UsageError for those per head or block, unknown here."""
     if recipe.per_head:
         raise UsageError("Quantizers per head are for stock ViT, DeiT and Swin alone.")
     if bits.format:
