@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from harness.cli.command import run_command
 from harness.cli.config import parse
-from harness.cli.options import Inputs, Running, Single, add_data_options, add_run_options, taken
+from harness.cli.options import Inputs, Running, Single, add_data_options, add_run_options, command_parser, taken
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,11 +34,8 @@ _EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    result = argparse.ArgumentParser(
-        prog="python -m harness.ablation",
-        description="Run the ablation a method's paper reports, beside the paper's figures.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    result = command_parser(
+        "ablation", "Run the ablation a method's paper reports, beside the paper's figures.", _EXAMPLES
     )
     what = result.add_argument_group("what to measure")
     what.add_argument("--model", default="vit_digits", help="one short name or full timm name")

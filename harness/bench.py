@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 
 from harness.cli.command import run_command
 from harness.cli.config import parse
-from harness.cli.options import Default, Inputs, Matrix, Running, add_data_options, add_run_options, taken
+from harness.cli.options import (
+    Default,
+    Inputs,
+    Matrix,
+    Running,
+    add_data_options,
+    add_run_options,
+    command_parser,
+    taken,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +38,7 @@ _EXAMPLES = """examples:
   python -m harness.bench --models deit_t,vit_b --bits w4a4,w8a8 --methods noise,spdfq --data imagenet/val
   python -m harness.bench --models 'deit_*' --weights checkpoints --data imagenet/val --gpus-per-trial 0.5
   python -m harness.bench --methods spdfq,mine --plugin mine.py
+  python -m harness.bench --models deit_t --preset quick --weights checkpoints --data imagenet/val
   python -m harness.bench --config study.toml --plan
   python -m harness.bench --set spdfq.iterations=500 --set blockwise.iterations=200
 """
@@ -36,12 +46,7 @@ _EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's parser; building it imports nothing heavy."""
-    result = argparse.ArgumentParser(
-        prog="python -m harness.bench",
-        description="Measure data-free quantization of vision transformers.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = command_parser("bench", "Measure data-free quantization of vision transformers.", _EXAMPLES)
     what = result.add_argument_group("what to measure (comma-separated lists; every combination is a cell)")
     what.add_argument(
         "--models",
@@ -63,6 +68,12 @@ def parser() -> argparse.ArgumentParser:
         "--backends", default=Default("blockwise"), help="how models are quantized (default: %(default)s)"
     )
     what.add_argument("--seeds", default=Default("0"), help="such as 0,1,2 (default: %(default)s)")
+    what.add_argument(
+        "--preset",
+        choices=("quick", "paper", "best"),
+        help="options and settings known to work: a first look in few steps; the paper's own; what reached most here "
+        "without data (default: every method and backend as its paper has it)",
+    )
     what.add_argument("--list", choices=("methods", "backends", "models"), help="show what there is, and run nothing")
     add_data_options(result)
     add_run_options(result)

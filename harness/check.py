@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.command import run_command
+from harness.cli.options import command_parser
 from harness.record.folders import folders_with_records
 from harness.record.schema import problems_of
 from methods.errors import UsageError
@@ -27,11 +28,8 @@ _EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's parser; building it imports nothing heavy."""
-    result = argparse.ArgumentParser(
-        prog="python -m harness.check",
-        description="Check records: schema, keys, accuracies against per-image correctness.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    result = command_parser(
+        "check", "Check records: schema, keys, accuracies against per-image correctness.", _EXAMPLES
     )
     result.add_argument(
         "results", nargs="*", type=Path, help="results folders (default: results and all folders in it with records)"

@@ -11,6 +11,7 @@ import math
 import sys
 
 from harness.cli.command import run_command
+from harness.cli.options import command_parser
 from harness.report.changes import VERDICTS, changes, changes_grid, only_in_one, rows_of
 from methods.errors import UsageError
 
@@ -23,11 +24,8 @@ _EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's parser; building it imports nothing heavy."""
-    result = argparse.ArgumentParser(
-        prog="python -m harness.compare",
-        description="Compare two sets of results on the same images; exit code 1 when something regressed.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    result = command_parser(
+        "compare", "Compare two sets of results on the same images; exit code 1 when something regressed.", _EXAMPLES
     )
     result.add_argument("a", help="results folder or git revision: before")
     result.add_argument("b", help="results folder or git revision: after")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from harness.cli.command import run_command
+from harness.cli.options import command_parser
 from harness.record.files import check_writable, write_atomically
 from harness.record.folders import folders_with_records, load_finished
 from methods.errors import UsageError
@@ -41,12 +42,7 @@ _EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's parser; building it imports nothing heavy."""
-    result = argparse.ArgumentParser(
-        prog="python -m harness.leaderboard",
-        description="Turn records into leaderboards.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = command_parser("leaderboard", "Turn records into leaderboards.", _EXAMPLES)
     result.add_argument(
         "results", nargs="*", type=Path, help="results folders (default: results and all folders in it with records)"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
@@ -18,7 +19,7 @@ from harness.inputs.weights import find_weights, load_model
 from harness.inputs.zoo import ModelEntry, select_models
 from harness.plan.jobs import Request, RunSettings, Subject
 from harness.plan.mixed_bits import check_layers, read_bits
-from harness.plan.settings import effective_config, read_overrides, with_precision
+from harness.plan.settings import Overrides, effective_config, read_overrides, with_precision
 from harness.record.files import check_writable
 from harness.trial.provenance import command_line, git_commit
 from methods.bits import Bits
@@ -60,7 +61,27 @@ def read_request(
     subjects = [_subject(entry, inputs.weights) for entry in entries]
     for subject, widths in product(subjects, bits):
         check_layers(widths, subject.entry.name, load_model(subject.entry, subject.weights))
-    return Request(subjects, matrix.methods, matrix.backends, bits, seeds, overrides, data, calibration)
+    able = matrix.methods if matrix.chosen else _able(methods, entries, overrides, calibration)
+    return Request(subjects, able, matrix.backends, bits, seeds, overrides, data, calibration)
+
+
+def _able(
+    methods: list[Method], entries: list[ModelEntry], overrides: Overrides, calibration: dict[str, DataSource]
+) -> list[str]:
+    """Return the methods, named by no one, that have what they need, with a line on stderr for each of the others."""
+    able = []
+    for method in methods:
+        needy = [
+            entry for entry in entries if method.needs_real_images(effective_config(method, entry.name, overrides))
+        ]
+        lacking = next((entry.name for entry in needy if entry.task not in calibration), None)
+        if lacking is None:
+            able.append(method.name)
+        else:
+            print(
+                f"Left out: {method.name}, which needs real images for {lacking} (--calib-data DIR).", file=sys.stderr
+            )
+    return able
 
 
 def _check_formats(bits: Bits, backend: Backend, config: object) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from harness.record.version import VERSION
 from methods.errors import UsageError
 from methods.words import words
 
@@ -123,6 +124,18 @@ def taken(kind: type[T], arguments: argparse.Namespace) -> T:
     given = vars(arguments)
     names = [part.name for part in fields(kind)]  # type: ignore[arg-type]  # every kind is a dataclass
     return kind(**{name: given[name] for name in names if name in given})
+
+
+def command_parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """Return the parser every command starts from; examples end its --help."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m harness.{name}",
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"spdfq-bench {VERSION}")
+    return parser
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:

@@ -56,21 +56,29 @@ def _in_folder(entry: ModelEntry, folder: Path) -> Path:
         path = folder.absolute() / f"{entry.tag}{suffix}"  # workers may start elsewhere
         if path.is_file():
             return path
-    raise UsageError(
-        f"No weights for {entry.name}: {folder} holds neither {entry.tag}.safetensors nor {entry.tag}.pth."
-    )
+    raise UsageError(f"{folder} holds neither {entry.tag}.safetensors nor {entry.tag}.pth. {_ways(entry)}")
 
 
 def _from_hub(entry: ModelEntry) -> Path:
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils.logging import set_verbosity_error
 
+    set_verbosity_error()  # its lines about each try again say nothing that the sentence below does not
     try:
         return Path(hf_hub_download(f"timm/{entry.tag}", "model.safetensors"))
     except Exception as error:  # the hub client raises many kinds: no network, no such repository, no space
         raise UsageError(
-            f"The weights of {entry.name} ({entry.tag}) could not be fetched from the hub ({type(error).__name__}); "
-            f"give a folder with {entry.tag}.safetensors by --weights DIR or DFQ_WEIGHTS."
+            f"The hub gives no weights for {entry.name} ({type(error).__name__}). {_ways(entry)}"
         ) from error
+
+
+def _ways(entry: ModelEntry) -> str:
+    """Return the three ways to give a model its weights."""
+    return (
+        f"Weights for {entry.name} come (1) from timm's hub, with a network and neither --weights nor DFQ_WEIGHTS; "
+        f"(2) by --weights DIR or DFQ_WEIGHTS, from DIR/{entry.tag}.safetensors or .pth; (3) from --weights random, "
+        "for timing alone."
+    )
 
 
 def load_model(entry: ModelEntry, weights: Weights) -> nn.Module:

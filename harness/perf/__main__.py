@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from harness.cli.command import run_command
-from harness.cli.options import positive
+from harness.cli.options import command_parser, positive
 from harness.perf.steps import step_lines
 
 _EXAMPLES = """examples:
@@ -34,12 +34,7 @@ _EXAMPLES = """examples:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    result = argparse.ArgumentParser(
-        prog="python -m harness.perf",
-        description="Time synthesis steps against the bare forward and backward pass.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = command_parser("perf", "Time synthesis steps against the bare forward and backward pass.", _EXAMPLES)
     result.add_argument("--models", default="deit_t,swin_t", help="short names, globs, full timm names")
     result.add_argument("--methods", default="spdfq", help="synthesis methods that optimise pixels")
     result.add_argument("--backends", help="time quantization and evaluation with these instead")

@@ -18,7 +18,16 @@ from typing import TYPE_CHECKING
 
 from harness.cli.command import run_command
 from harness.cli.config import parse
-from harness.cli.options import Inputs, Running, Single, add_data_options, add_run_options, positive, taken
+from harness.cli.options import (
+    Inputs,
+    Running,
+    Single,
+    add_data_options,
+    add_run_options,
+    command_parser,
+    positive,
+    taken,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,12 +55,11 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's parser; building it imports nothing heavy."""
-    result = argparse.ArgumentParser(
-        prog="python -m harness.search",
-        description="Search settings of a method and its backend. --data names the images that results are "
+    result = command_parser(
+        "search",
+        "Search settings of a method and its backend. --data names the images that results are "
         "reported on, --search-data those the search looks at.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        _EXAMPLES,
     )
     what = result.add_argument_group("what to search")
     what.add_argument("--model", default="vit_digits", help="one short name or full timm name")

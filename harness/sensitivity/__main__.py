@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.command import run_command
-from harness.cli.options import positive
+from harness.cli.options import command_parser, positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,12 +36,7 @@ def main(words: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    result = argparse.ArgumentParser(
-        prog="python -m harness.sensitivity",
-        description="Quantize every layer alone and tell what it costs.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = command_parser("sensitivity", "Quantize every layer alone and tell what it costs.", _EXAMPLES)
     result.add_argument("--model", required=True, help="short name or full timm name")
     result.add_argument(
         "--images", required=True, help="a folder of images, a .safetensors of them, 'digits-train' or 'dead-leaves'"

@@ -130,3 +130,29 @@ def test_the_file_of_the_docs_is_a_plan(tmp_path: Path) -> None:
     done = run_bench(tmp_path / "results", "--config", str(written(tmp_path, text)), "--plan")
     assert done.code == 0, done.err
     assert "30 cells, 0 recorded" in done.out
+
+
+def test_a_preset_lies_under_a_file_and_what_is_typed(tmp_path: Path) -> None:
+    path = written(tmp_path, "[spdfq]\niterations = 7\n")
+    [run] = parse(parser(), ["--preset", "quick", "--config", str(path), "--backends", "minmax"])
+    assert Matrix.of(vars(run)).backends == ["minmax"]
+    assert taken(Inputs, run).tables["spdfq"] == {"images": 8, "iterations": 7}
+    assert taken(Inputs, run).tables["noise"] == {"images": 8}
+
+
+@pytest.mark.parametrize("preset", ["quick", "paper", "best"])
+def test_every_preset_is_a_plan(tmp_path: Path, preset: str) -> None:
+    done = run_bench(tmp_path / "results", "--preset", preset, "--models", "vit_digits", "--bits", "w4a4", "--plan")
+    assert done.code == 0, done.err
+    assert f"{3 if preset == 'quick' else 1} cells, 0 recorded" in done.out
+
+
+def test_default_methods_without_what_they_need_are_left_out_with_a_line(tmp_path: Path) -> None:
+    words = ["--models", "test_vit.r160_in1k", "--weights", "random", "--limit", "2", "--bits", "w4a4", "--plan"]
+    done = run_bench(tmp_path / "results", *words)
+    assert done.code == 0, done.err
+    assert done.err == "Left out: real, which needs real images for test_vit.r160_in1k (--calib-data DIR).\n"
+    assert "2 cells, 0 recorded" in done.out
+    named = run_bench(tmp_path / "results", *words, "--methods", "noise,real")
+    assert named.code == 2
+    assert "--calib-data DIR" in named.err

@@ -1,0 +1,48 @@
+"""One command for all, installed as `spdfq-bench`: `spdfq-bench bench --plan` is `python -m harness.bench --plan`."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from harness.record.version import VERSION
+
+COMMANDS = {
+    "bench": "measure methods x backends x models x bits x seeds",
+    "leaderboard": "turn records into tables and a page",
+    "compare": "what changed between two sets of results",
+    "ablation": "run the ablation a method's paper reports",
+    "search": "search settings of a method and its backend",
+    "sensitivity": "quantize every layer alone and tell what it costs",
+    "perf": "time synthesis and evaluation against the bare model",
+    "check": "check every record against schema, key and bits",
+    "train_digits": "train the embedded models again",
+}
+
+
+def main() -> None:
+    """Hand the rest of the line to the command it names; exits with that command's code, 2 for an unknown one."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("--help", "-h"):
+        print(_help())
+    elif name == "--version":
+        print(f"spdfq-bench {VERSION}")
+    elif name.replace("-", "_") in COMMANDS:
+        del sys.argv[1]
+        runpy.run_module(f"harness.{name.replace('-', '_')}", run_name="__main__", alter_sys=True)
+    else:
+        from methods.errors import unknown_name
+
+        print(unknown_name("command", name, COMMANDS), file=sys.stderr)
+        sys.exit(2)
+
+
+def _help() -> str:
+    lines = [f"  {name:<13} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        ["usage: spdfq-bench COMMAND [options]", "", *lines, "", "spdfq-bench COMMAND --help tells of its options."]
+    )
+
+
+if __name__ == "__main__":
+    main()
