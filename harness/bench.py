@@ -74,7 +74,9 @@ def parser() -> argparse.ArgumentParser:
         help="options and settings known to work: a first look in few steps; the paper's own; what reached most here "
         "without data (default: every method and backend as its paper has it)",
     )
-    what.add_argument("--list", choices=("methods", "backends", "models"), help="show what there is, and run nothing")
+    what.add_argument(
+        "--list", choices=("methods", "backends", "models", "settings"), help="show what there is, and run nothing"
+    )
     add_data_options(result)
     add_run_options(result)
     return result

@@ -1,10 +1,12 @@
-"""What there is to choose from: the tables of `python -m harness.bench --list methods|backends|models`."""
+"""What there is to choose from: the tables of `python -m harness.bench --list methods|backends|models|settings`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from harness.cli.settings_list import HEADER, setting_rows
 from harness.inputs.zoo import ENTRIES
 from harness.report.text_table import Grid, Word
 from methods.contracts import Backend, Method
@@ -46,7 +48,23 @@ def list_models() -> Grid:
     return _grid("Models", ["model", "checkpoint", "transform", "FP32 top-1"], rows, notes)
 
 
-LISTS: dict[str, Callable[[], Grid]] = {"methods": list_methods, "backends": list_backends, "models": list_models}
+def list_settings() -> Grid:
+    """Return every setting of every method and backend that can be loaded."""
+    owners: list[Method | Backend] = []
+    for registry in (METHODS, BACKENDS):
+        for name in registry.names():
+            with suppress(UsageError):  # the lists of methods and backends say why
+                owners.append(registry.get(name))
+    notes = ["Change one by --set NAME=VALUE, or in a file by --config FILE (a table per method or backend)."]
+    return _grid("Settings", HEADER, setting_rows(owners), notes)
+
+
+LISTS: dict[str, Callable[[], Grid]] = {
+    "methods": list_methods,
+    "backends": list_backends,
+    "models": list_models,
+    "settings": list_settings,
+}
 
 
 def _described(registry: Registry[Any], name: str, describe: Callable[[Any], list[str]]) -> list[str]:

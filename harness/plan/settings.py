@@ -16,7 +16,7 @@ from methods.contracts import Backend, Method
 from methods.errors import UsageError, unknown_name
 from methods.registry import BACKENDS, METHODS
 
-_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 Overrides = dict[str, dict[str, Any]]
 
 
@@ -70,7 +70,7 @@ def checked_value(name: str, key: str, value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{name}.{key} must be a finite number, not {value!r}.")
     if type(value) is not wanted:
-        raise UsageError(f"{name}.{key} must be {_TYPE_NAMES[wanted]}, not {value!r}.")
+        raise UsageError(f"{name}.{key} must be {TYPE_NAMES[wanted]}, not {value!r}.")
     return value
 
 

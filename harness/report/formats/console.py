@@ -1,10 +1,14 @@
-"""Print grids to the console, as Markdown and as CSV."""
+"""Print grids to a terminal, or as plain text where the output goes into a file or another program."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import rich.table
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 
@@ -15,13 +19,35 @@ _LABEL = 14
 
 
 def print_table(table: Table | Grid, console: Console) -> None:
-    """Print a table to a terminal, the best of each column in bold; what is too wide goes on below."""
+    """Print a table, the best of each column in bold; what is too wide for a terminal goes on below.
+
+    Where there is no terminal, nothing is cut and a star stands for bold.
+    """
     grid = (table.grid() if isinstance(table, Table) else table).printable()
-    parts = _parts(grid, console.width)
-    for place, columns in enumerate(parts, 1):
-        _print_part(
-            grid, columns, f" ({place} of {len(parts)})" if len(parts) > 1 else "", place == len(parts), console
-        )
+    width = console.width
+    if not console.is_terminal:
+        grid = _plain(grid)
+        console.width = width if "COLUMNS" in os.environ else max(width, _natural_width(grid))
+    try:
+        parts = _parts(grid, console.width)
+        for place, columns in enumerate(parts, 1):
+            number = f" ({place} of {len(parts)})" if len(parts) > 1 else ""
+            _print_part(grid, columns, number, place == len(parts), console)
+    finally:
+        console.width = width
+
+
+def _plain(grid: Grid) -> Grid:
+    """Return the grid with a star in front of what is bold on a terminal."""
+    body = [[replace(word, text=f"*{word.text}") if word.strong else word for word in row] for row in grid.body]
+    return replace(grid, body=body, notes=[re.sub(r"\bBold\b", "*", note, count=1) for note in grid.notes])
+
+
+def _natural_width(grid: Grid) -> int:
+    """Return how many signs a line needs for nothing to be folded or cut."""
+    rows = [[cell_len(word.text + word.mark) for word in row] for row in grid.body]
+    widths: list[int] = [max(_LABEL, *column) for column in zip(*rows, map(cell_len, grid.header), strict=True)]
+    return sum(width + 3 for width in widths) + 1
 
 
 def _parts(grid: Grid, width: int) -> list[list[int]]:
@@ -41,6 +67,7 @@ def _parts(grid: Grid, width: int) -> list[list[int]]:
 
 
 def _print_part(grid: Grid, columns: list[int], number: str, last: bool, console: Console) -> None:
+    least = min(_LABEL, (console.width - 1) // grid.labels - 3)
     drawn = rich.table.Table(
         title=escape(grid.title + number),
         caption="\n".join(map(escape, grid.notes)) if last else None,
@@ -48,7 +75,7 @@ def _print_part(grid: Grid, columns: list[int], number: str, last: bool, console
         caption_justify="left",
     )
     for place in range(grid.labels):
-        drawn.add_column(escape(grid.header[place]), overflow="fold", min_width=_LABEL)
+        drawn.add_column(escape(grid.header[place]), overflow="fold", min_width=least)
     for place in columns:
         drawn.add_column(escape(grid.header[place]), justify="right", no_wrap=True)
     for row in grid.body:
