@@ -78,7 +78,8 @@ def _run(
 ) -> int:
     """Run the rows' cells that are missing and show the table of all."""
     from harness.cli.arguments import read_requests, run_settings
-    from harness.cli.run import print_plan, run_plan
+    from harness.cli.plan_view import print_plan
+    from harness.cli.run import run_plan
     from harness.plan.plan import make_plan
     from harness.record.records import read_record, record_path
     from methods.errors import UsageError

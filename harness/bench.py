@@ -91,7 +91,8 @@ def _bench(runs: list[argparse.Namespace]) -> int:
     from rich.console import Console
 
     from harness.cli.arguments import read_requests, run_settings
-    from harness.cli.run import print_plan, run_plan
+    from harness.cli.plan_view import print_plan
+    from harness.cli.run import run_plan
     from harness.plan.plan import make_plan
 
     console, first = Console(), runs[0]

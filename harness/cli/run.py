@@ -18,10 +18,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 
-from harness.plan.estimate import cost
-from harness.plan.jobs import Job, RunSettings, SynthesisJob
+from harness.plan.jobs import Job, RunSettings
+from harness.plan.labels import labels
 from harness.plan.plan import Plan
 from methods.text import printable
 
@@ -51,37 +50,13 @@ def run_plan(plan: Plan, settings: RunSettings, resources: Resources, console: C
     return table.failures
 
 
-def print_plan(plan: Plan, settings: RunSettings, console: Console) -> None:
-    """Print the cells and the estimate; runs nothing and writes nothing."""
-    table = Table(title="Plan", title_justify="left")
-    for column in ("model", "method", "backend", "bits", "seed", "synthesis", "cell"):
-        table.add_column(column)
-    for job in plan.cells:
-        cell = job.cell
-        state = "recorded" if job.key in plan.recorded else "to run"
-        images = "cached" if job.cached else "-" if state == "recorded" else "to make"
-        table.add_row(cell.model, cell.method, cell.backend, cell.bits, str(cell.seed), images, state)
-    console.print(table)
-    syntheses = sum(isinstance(job, SynthesisJob) for job in plan.jobs)
-    costs = [cost(job, settings.threads, settings.device == "cuda") for job in plan.jobs]
-    console.print(
-        f"{len(plan.cells)} cells, {len(plan.recorded)} recorded; {syntheses} syntheses and "
-        f"{len(plan.cells) - len(plan.recorded)} cells to run."
-    )
-    if costs:
-        console.print(
-            f"Roughly {sum(c.seconds for c in costs) / 60:.1f} minutes of one trial after the other on "
-            f"{settings.threads} CPU threads{' and a GPU' if settings.device == 'cuda' else ''}, "
-            f"{max(c.peak_mb for c in costs) / 1024:.1f} GiB of memory per trial."
-        )
-
-
 class ProgressTable:
     """A listener that draws a live table; use it as a context manager around a run."""
 
     def __init__(self, jobs: list[Job], console: Console) -> None:
         self.console = console
         self.failures: dict[str, str] = {}
+        self._labels = labels(jobs)
         self._start = time.monotonic()
         self._total, self._done = len(jobs), 0
         self._tasks: dict[str, TaskID] = {}
@@ -111,7 +86,7 @@ class ProgressTable:
         """Add a line for a job (a restarted job keeps its line)."""
         if job.key not in self._tasks:
             self._tasks[job.key] = self._progress.add_task(
-                escape(printable(job.label())), total=None, stage="starting"
+                escape(printable(self._labels[job.key])), total=None, stage="starting"
             )
 
     def progressed(self, job: Job, stage: str, done: int, total: int) -> None:
@@ -125,12 +100,12 @@ class ProgressTable:
         self._done += 1
         self._progress.update(self._all, completed=self._done)
         if error is not None:
-            self.failures[job.label()] = error
+            self.failures[self._labels[job.key]] = error
         if not self.console.is_terminal or error is not None:
             outcome = "done" if error is None else f"failed: {error}"
             seconds = time.monotonic() - self._start
             self.console.print(
-                printable(f"[{self._done}/{self._total}] {seconds:6.0f} s  {job.label()}: {outcome}"),
+                printable(f"[{self._done}/{self._total}] {seconds:6.0f} s  {self._labels[job.key]}: {outcome}"),
                 markup=False,
                 highlight=False,
             )

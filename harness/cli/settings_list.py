@@ -17,6 +17,7 @@ from itertools import pairwise
 from typing import Any, get_type_hints
 
 from harness.inputs.zoo import ENTRIES
+from harness.plan.labels import setting_text
 from harness.plan.settings import TYPE_NAMES
 from methods.contracts import Backend, Method
 
@@ -44,20 +45,13 @@ def _rows(owner: Method | Backend) -> list[list[str]]:
 
 def _defaults(values: dict[str, Any]) -> str:
     """Return the value most models share, then each other one with its models."""
-    texts = {model: value_text(value) for model, value in values.items()}
+    texts = {model: setting_text(value) for model, value in values.items()}
     common = max(dict.fromkeys(texts.values()), key=list(texts.values()).count)
     others: dict[str, list[str]] = {}
     for model, text in texts.items():
         if text != common:
             others.setdefault(text, []).append(model)
     return "; ".join([common, *(f"{text} for {', '.join(models)}" for text, models in others.items())])
-
-
-def value_text(value: Any) -> str:
-    """Return a setting's value as `--set` takes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @lru_cache
@@ -89,11 +83,12 @@ def _below_fields(kind: type) -> dict[str, str]:
 
 
 def _in_paragraph(text: str, names: list[str]) -> dict[str, str]:
-    """Return what "a, b: meaning; c: meaning" says of each of the names."""
+    """Return what "a, b: meaning; c: meaning; d (meaning)" says of each of the names."""
     name = rf"(?:{'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})(?: \([^)]*\))?"
     heads = list(re.finditer(rf"(?<![\w.]){name}(?:,\s+{name})*:\s", text)) if names else []
     ends = [*(head.start() for head in heads[1:]), len(text)][: len(heads)]
-    return {
+    noted = re.findall(r"(?<![\w.])(\w+) \(([^)]*)\)[;.]", text)
+    return {word: " ".join(note.split()) for word, note in noted if word in names} | {
         word: " ".join(text[head.end() : end].split()).rstrip(" ;.,")
         for head, end in zip(heads, ends, strict=True)
         for word in re.findall(r"\w+", re.sub(r"\([^)]*\)", "", head[0]))

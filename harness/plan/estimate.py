@@ -5,16 +5,23 @@ The operations are exact (torch's own counter on meta tensors); the rate is a gu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
+from harness.inputs.image_sets import open_images
 from harness.inputs.zoo import PARAMETERS, ModelEntry
 from harness.plan.jobs import CellJob, Job, ReferenceJob, SynthesisJob
+from methods.errors import UsageError
+from methods.registry import BACKENDS, METHODS
 
 _FLOPS_PER_CORE = 3e10
 _FLOPS_PER_GPU = 2e13
 _CONTEXT_MB = 500
 _EVALUATED = 64
+_MICRO_BATCH = 32
+_HALF = 0.6
 
 
 @dataclass(frozen=True)
@@ -81,12 +88,12 @@ def gpu_peak_mb(job: Job) -> float:
     return _CONTEXT_MB + 3 * size.weights + max(images * size.activations, 4 * _EVALUATED * size.largest)
 
 
-def cost(job: Job, cores: int, gpu: bool, micro_batch: int = 32) -> Cost:
+def cost(job: Job, cores: int, gpu: bool) -> Cost:
     """Estimate a job on `cores` CPU cores or one GPU; a forward+backward pass counts as three forward ones."""
     size = footprint(job.subject.entry)
     rate = _FLOPS_PER_GPU if gpu else _FLOPS_PER_CORE * cores
     passes = image_passes(job)
-    views = _EVALUATED if isinstance(job, ReferenceJob) else micro_batch
+    views = _EVALUATED if isinstance(job, ReferenceJob) else _MICRO_BATCH
     peak = _CONTEXT_MB + 3 * size.weights + views * size.activations * (passes > 0)
     return Cost(3 * passes * size.flops / rate, peak)
 
@@ -95,6 +102,46 @@ def image_passes(job: Job) -> float:
     """Return the forward+backward passes of one image that a job takes."""
     if isinstance(job, SynthesisJob | CellJob):
         return job.passes
-    from harness.inputs.image_sets import open_images
+    return _evaluated_by(job) / 3
 
-    return len(open_images(job.data)) / 3
+
+def _evaluated_by(job: ReferenceJob | CellJob) -> int:
+    """Return how many images a job evaluates on."""
+    return len(open_images(job.data))
+
+
+def stages(job: Job) -> dict[str, float]:
+    """Return the share of a job's passes that each of its stages takes, by the stage's name; none without passes."""
+    if isinstance(job, ReferenceJob):
+        return {"evaluate fp32": 1.0}
+    if not job.passes:
+        return {}
+    if isinstance(job, SynthesisJob):
+        return {f"synthesize {job.method}": 1.0}
+    evaluation = job.cell.data["n"] / 3 / job.passes
+    return {f"quantize {job.cell.backend}": 1 - evaluation, "evaluate": evaluation}
+
+
+def halving(job: Job, stage: str) -> dict[str, int]:
+    """Return the whole numbers among the settings that, each halved, about halve what a stage of a job takes."""
+    if isinstance(job, SynthesisJob):
+        method = METHODS.get(job.method)
+        return _halving(job.method, job.config, method.image_passes)
+    if isinstance(job, CellJob) and stage.startswith("quantize"):
+        backend, images = BACKENDS.get(job.cell.backend), getattr(job.method_config, "images", 0)
+        return _halving(job.cell.backend, job.backend_config, lambda config: backend.image_passes(config, images))
+    return {"--limit": max(1, _evaluated_by(job) // 2)}
+
+
+def _halving(owner: str, config: Any, passes: Callable[[Any], float]) -> dict[str, int]:
+    found = {}
+    for part in fields(config):
+        value = getattr(config, part.name)
+        if type(value) is int and value > 1:
+            try:
+                less = passes(replace(config, **{part.name: value // 2}))
+            except UsageError:  # half of it is out of range
+                continue
+            if less <= _HALF * passes(config):
+                found[f"--set {owner}.{part.name}"] = value // 2
+    return found

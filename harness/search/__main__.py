@@ -142,14 +142,15 @@ def _run(run: SearchRun, console: Console) -> int:
 
 def _print_plan(run: SearchRun, console: Console) -> None:
     """Print the space, how much is there already, and the cells of one sample."""
-    from harness.cli.run import print_plan
+    from harness.cli.plan_view import print_plan
     from harness.report.formats.console import print_table
     from harness.search.measure import plan_of
     from harness.search.report import space_grid
 
     print_table(space_grid(run.search), console)
     console.print(f"{run.samples} samples, {len(run.known)} of them begun. The cells of the first:", highlight=False)
-    print_plan(plan_of(run, run.search.start, run.search.images[-1]["n"]), run.settings, console)
+    plan = plan_of(run, run.search.start, run.search.images[-1]["n"])
+    print_plan(plan, run.settings, console, samples=max(0, run.samples - len(run.known)))
 
 
 def run_search(run: SearchRun, told: Told) -> None:

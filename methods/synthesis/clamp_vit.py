@@ -38,11 +38,11 @@ from methods.optimisation.views import Jitter
 class ClampViTConfig:
     """Settings of CLAMP-ViT's generation; all are inferred, those of the optimizer are PSAQ-ViT's.
 
-    images: how many; iterations: Adam steps in all, in `rounds` equal rounds; learning_rate: peak rate in
-    normalized pixel values; warmup: share of a round's steps it rises over; jitter: largest roll of the first round
-    in pixels of a 224 px image, twice as far in the second; flip: probability of a horizontal flip; radius: of the
-    neighbourhood, in patches; positives: per anchor; temperature: t; contrast_weight, tv_weight: of L_PC and L_TV;
-    precision: of the forward passes.
+    images: how many; iterations: Adam steps in all; rounds: into how many equal parts they are cut; learning_rate:
+    peak rate in normalized pixel values; warmup: share of a round's steps it rises over; jitter: largest roll of the
+    first round in pixels of a 224 px image, twice as far in the second; flip: probability of a horizontal flip;
+    radius: of the neighbourhood, in patches; positives: per anchor; temperature: t; contrast_weight, tv_weight: of
+    L_PC and L_TV; precision: of the forward passes.
     """
 
     images: int = 32

@@ -32,11 +32,11 @@ from methods.optimisation.views import Jitter
 class PSAQViTConfig:
     """Settings of PSAQ-ViT; defaults are its public code's.
 
-    images: how many; iterations: Adam steps in all, in `rounds` equal rounds; learning_rate: peak rate in
-    normalized pixel values (0.20, Swin 0.25); warmup: share of a round's steps it rises over; beta1, beta2:
-    Adam's; jitter: largest roll of the first round in pixels of a 224 px image, twice as far in the second
-    and so on; flip: probability of a horizontal flip; pse_weight, tv_weight: of L_PSE and L_TV; bandwidth,
-    points: of the density (`methods.optimisation.patch_similarity`); precision: of the forward passes.
+    images: how many; iterations: Adam steps in all; rounds: into how many equal parts they are cut; learning_rate:
+    peak rate in normalized pixel values (0.20, Swin 0.25); warmup: share of a round's steps it rises over; beta1,
+    beta2: Adam's; jitter: largest roll of the first round in pixels of a 224 px image, twice as far in the second and
+    so on; flip: probability of a horizontal flip; pse_weight, tv_weight: of L_PSE and L_TV; bandwidth, points: of the
+    density (`methods.optimisation.patch_similarity`); precision: of the forward passes.
     """
 
     images: int = 32

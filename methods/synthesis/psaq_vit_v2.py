@@ -39,12 +39,12 @@ from methods.quant.recipe import MIN_MAX
 class PSAQViTV2Config:
     """Settings of PSAQ-ViT V2; defaults are PSAQ-ViT's where it has them, else our choice.
 
-    images: how many; iterations: image steps in all, in `rounds` equal rounds; learning_rate: peak rate of the
-    pixels in normalized values (0.20, Swin 0.25); warmup: share of a round's steps it rises over; beta1, beta2:
-    Adam's; jitter: largest roll of the first round in pixels of a 224 px image, twice as far in the second and so
-    on; flip: probability of a horizontal flip; discrepancy_weight, pse_weight, tv_weight: of D, L_PSE and L_TV;
-    student_bits: of the student (the paper's lower setting); student_rate: its learning rate; student_steps: its
-    steps between two image steps; bandwidth, points: of the density (`methods.optimisation.patch_similarity`);
+    images: how many; iterations: image steps in all; rounds: into how many equal parts they are cut; learning_rate:
+    peak rate of the pixels in normalized values (0.20, Swin 0.25); warmup: share of a round's steps it rises over;
+    beta1, beta2: Adam's; jitter: largest roll of the first round in pixels of a 224 px image, twice as far in the
+    second and so on; flip: probability of a horizontal flip; discrepancy_weight, pse_weight, tv_weight: of D, L_PSE
+    and L_TV; student_bits: of the student (the paper's lower setting); student_rate: its learning rate; student_steps:
+    its steps between two image steps; bandwidth, points: of the density (`methods.optimisation.patch_similarity`);
     precision: of the forward passes of image steps.
     """
 

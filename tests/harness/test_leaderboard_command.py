@@ -55,7 +55,21 @@ def test_console(tmp_path: Path) -> None:
         assert word in done.out
 
 
-def test_a_wide_table_goes_on_below_and_no_figure_is_cut(tmp_path: Path) -> None:
+def test_a_piped_table_is_whole_and_marks_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    for number in range(12):
+        put(tmp_path, make_record("", model=f"a_long_model_name_{number}", hits=correct(1000, 501 + number)))
+    put(tmp_path, make_record("", model="a_long_model_name_0", method="real", hits=correct(1000, 901)))
+    out = run_leaderboard(str(tmp_path)).out
+    assert " of " not in out.splitlines()[0]
+    assert "*90.10" in out
+    assert "*50.10" not in out
+    assert "*51.20" in out
+    assert "*: the best mean" in out
+
+
+def test_a_wide_table_goes_on_below_and_no_figure_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     for number in range(12):
         put(tmp_path, make_record("", model=f"a_long_model_name_{number}", hits=correct(1000, 501 + number)))
     done = run_leaderboard(str(tmp_path))

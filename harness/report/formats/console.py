@@ -46,7 +46,7 @@ def _plain(grid: Grid) -> Grid:
 def _natural_width(grid: Grid) -> int:
     """Return how many signs a line needs for nothing to be folded or cut."""
     rows = [[cell_len(word.text + word.mark) for word in row] for row in grid.body]
-    widths: list[int] = [max(_LABEL, *column) for column in zip(*rows, map(cell_len, grid.header), strict=True)]
+    widths: list[int] = [max(column) for column in zip(*rows, map(cell_len, grid.header), strict=True)]
     return sum(width + 3 for width in widths) + 1
 
 
@@ -75,7 +75,8 @@ def _print_part(grid: Grid, columns: list[int], number: str, last: bool, console
         caption_justify="left",
     )
     for place in range(grid.labels):
-        drawn.add_column(escape(grid.header[place]), overflow="fold", min_width=least)
+        widest = max(cell_len(text) for text in (grid.header[place], *(row[place].text for row in grid.body)))
+        drawn.add_column(escape(grid.header[place]), overflow="fold", min_width=min(least, widest))
     for place in columns:
         drawn.add_column(escape(grid.header[place]), justify="right", no_wrap=True)
     for row in grid.body:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -59,8 +60,9 @@ class _Job:
 
 def test_progress_shows_labels_and_errors_as_they_are() -> None:
     out = io.StringIO()
-    table = ProgressTable([], Console(file=out, width=400))
-    table.started(_Job())  # type: ignore[arg-type]
-    table.finished(_Job(), HOSTILE)  # type: ignore[arg-type]
+    job: Any = _Job()
+    table = ProgressTable([job], Console(file=out, width=400))
+    table.started(job)
+    table.finished(job, HOSTILE)
     assert set(out.getvalue()) & UNSEEN == set()
     assert f"failed: {SEEN}" in out.getvalue()

@@ -1,0 +1,61 @@
+"""`--plan`: rows that differ, what the minutes are made of, and estimates that cover the whole."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from harness_kit import run_bench, run_here
+
+from harness import ablation
+from harness.search import __main__ as search
+from spdfq.ablation import ROWS
+
+WORDS = ["--models", "vit_digits", "--bits", "w4a4", "--plan"]
+
+
+def rows(text: str) -> list[list[str]]:
+    return [[word.strip() for word in line.strip("│").split("│")] for line in text.splitlines() if line[:1] == "│"]
+
+
+def test_a_setting_that_halves_a_stage_is_named(tmp_path: Path) -> None:
+    words = [*WORDS, "--methods", "spdfq", "--set", "spdfq.iterations=400", "--set", "blockwise.iterations=300"]
+    whole = {row[1]: row for row in rows(run_bench(tmp_path, *words).out) if len(row) == 5}
+    assert "--set spdfq.iterations=200" in whole["synthesize spdfq"][4]
+    assert whole["quantize blockwise"][4] == "--set blockwise.iterations=150"
+    half = run_bench(tmp_path, *words, "--set", "spdfq.iterations=200", "--set", "blockwise.iterations=150").out
+    for row in rows(half):
+        if len(row) == 5 and row[1] in ("synthesize spdfq", "quantize blockwise"):
+            assert float(row[2]) == pytest.approx(float(whole[row[1]][2]) / 2, abs=0.1)
+
+
+def test_names_are_whole_at_80_columns_and_in_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    words = ["--models", name, "--weights", "random", "--limit", "2", "--methods", "noise", "--bits", "w4a4", "--plan"]
+    assert any(row[0] == name for row in rows(run_bench(tmp_path, *words).out))
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = run_bench(tmp_path, *words).out
+    cells = [row for row in rows(narrow.partition("What it costs")[0]) if len(row) == 7]
+    assert name in "".join(row[0] for row in cells)
+    assert all(len(line) <= 80 for line in narrow.splitlines() if line[:1] in "┏┃│└")
+    assert "…" not in narrow
+
+
+def test_rows_of_an_ablation_say_what_differs(tmp_path: Path) -> None:
+    words = ["--model", "vit_digits", "--bits", "w4a4", "--executor", "local", "--results", str(tmp_path), "--plan"]
+    outcome = run_here(ablation.main, words)
+    assert outcome.code == 0, outcome.err
+    told = [row[5] for row in rows(outcome.out) if len(row) == 8]
+    assert len(told) == len(set(told)) == len(ROWS)
+    assert {"-", "spdfq.prior_law=laplace", "spdfq.first_layer=0"} <= set(told)
+
+
+def test_the_estimate_of_a_search_is_of_all_samples(tmp_path: Path) -> None:
+    outcome = run_here(search.main, ["--samples", "2000", "--results", str(tmp_path), "--plan"])
+    assert outcome.code == 0, outcome.err
+    [(whole, count, each)] = re.findall(
+        r"Roughly ([\d.]+) minutes for (\d+) samples like this one \(([\d.]+) each\)", outcome.out
+    )
+    assert count == "2000"
+    assert float(whole) == pytest.approx(2000 * float(each), rel=0.06)
