@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from harness.plan.jobs import Request
-    from harness.record.records import Record
+    from harness.record.record import Record
     from methods.contracts import AblationRow, Method
 
 _EXAMPLES = """examples:
@@ -68,7 +68,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
     console = Console()
     if arguments.table_only:
         catalog.load(inputs.plugin)
-        _show(METHODS.get(arguments.method), load_records([running.results], details=True).sound, out, console)
+        _show(METHODS.get(arguments.method), load_records([running.results]).sound, out, console)
         return 0
     return _run(taken(Single, arguments), inputs, running, arguments.plan, out, console)
 
@@ -81,7 +81,7 @@ def _run(
     from harness.cli.plan_view import print_plan
     from harness.cli.run import run_plan
     from harness.plan.plan import make_plan
-    from harness.record.records import read_record, record_path
+    from harness.record.records import find_records
     from methods.errors import UsageError
     from methods.registry import METHODS
 
@@ -95,8 +95,7 @@ def _run(
         print_plan(plan, settings, console)
         return 0
     failures = run_plan(plan, settings, resources, console)
-    read = [read_record(record_path(settings.results, job.key)) for job in plan.cells]
-    _show(method, [record for record, problem in read if problem is None], out, console)
+    _show(method, find_records(settings.results, [job.key for job in plan.cells]), out, console)
     return 1 if failures else 0
 
 

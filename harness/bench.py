@@ -122,12 +122,11 @@ def _list(what: str, inputs: Inputs, console: Console) -> None:
 
 def _print_leaderboard(plan: Plan, results: Path, console: Console) -> None:
     """Print the tables of the cells asked for, from their records."""
-    from harness.record.records import read_record, record_path
+    from harness.record.records import find_records
     from harness.report.formats.console import print_table
     from harness.report.tables import leaderboards
 
-    read = [read_record(record_path(results, job.key)) for job in plan.cells]
-    for table in leaderboards([record for record, problem in read if problem is None]):
+    for table in leaderboards(find_records(results, [job.key for job in plan.cells])):
         print_table(table, console)
     console.print(f"Records: {results / 'records'}", highlight=False, soft_wrap=True)
 

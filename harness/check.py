@@ -1,8 +1,8 @@
 """Check every record of some results: `python -m harness.check [RESULTS ...]`.
 
-A record has to be readable, unchanged since it was written, valid against `harness/record/record.schema.json`, named
-by the key that follows from its cell, and its accuracies have to be what its per-image correctness gives. What does
-not fit is named; exit code 1 when something does not.
+A record has to be readable, unchanged since it was written, of the types in `harness/record/record.py`, named by the
+key that follows from its cell, and its accuracies have to be what its per-image correctness gives: what every reader
+asks of a record it counts. What does not fit is named; exit code 1 when something does not.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import argparse
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from harness.cli.command import run_command
 from harness.cli.options import command_parser
 from harness.record.folders import folders_with_records
-from harness.record.schema import problems_of
+from harness.record.record import Failed, Record
+from harness.record.records import collect, read_folder
 from methods.errors import UsageError
 from methods.text import printable
 
@@ -45,17 +45,17 @@ def main(words: list[str] | None = None) -> int:
 
 def _check(folders: list[Path]) -> int:
     counts: Counter[str] = Counter()
-    seen: dict[str, Any] = {}
+    seen: dict[str, Record] = {}
     for folder in folders:
-        for path in sorted((folder / "records").glob("*.json")):
-            problems = list(problems_of(path, seen))
+        for name, found in read_folder(folder):
+            problem = collect(found, seen)
             counts["records"] += 1
-            counts["problems"] += bool(problems)
-            for problem in problems:
-                print(printable(f"{folder}: {problem}."))
+            counts["problems"] += problem is not None
+            if problem:
+                print(printable(f"{folder}: {name} {problem}."))
     if not counts["records"]:
         raise UsageError(f"There are no records under {', '.join(map(str, folders))}.")
-    failed = sum(record["status"] == "failed" for record in seen.values())
+    failed = sum(isinstance(record, Failed) for record in seen.values())
     print(f"{counts['records']} records checked, {counts['problems']} with problems, {failed} of failed cells.")
     return 1 if counts["problems"] else 0
 

@@ -83,7 +83,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
     _check(arguments)
     folders = arguments.results or folders_with_records(Path("results"))
-    records = load_finished(folders, details=arguments.format in ("html", "all"))
+    records = load_finished(folders)
     tables = leaderboards(records, _layout(arguments))
     texts = _pair_texts(tables) if arguments.pairs else _board_texts(tables, arguments.reported, folders)
     for name in [*texts] if arguments.format == "all" else [arguments.format]:

@@ -24,6 +24,7 @@ from harness.inputs.dead_leaves import dead_leaves
 from harness.inputs.digits import digits_split
 from harness.inputs.seeds import derived_seed
 from harness.inputs.zoo import ModelEntry
+from harness.record.cells import ImageIdentity
 from harness.record.files import hash_key
 from methods.errors import UsageError
 
@@ -54,7 +55,7 @@ class ImageSet(ABC):
     def pixels(self, index: int, entry: ModelEntry) -> NDArray[np.uint8]:
         """Return image `index` as the model's eval transform cuts it, uint8 [3, H, W]."""
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> ImageIdentity:
         """Return what names this set in a cell."""
         return {"name": self.name, "n": len(self), "sha256": self.sha256}
 

@@ -17,8 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.record.cells import recorded_synthesis
-from harness.record.records import Record
+from harness.record.record import Finished, Record
 
 if TYPE_CHECKING:
     from harness.plan.jobs import CellJob, Job, RunSettings
@@ -64,7 +63,7 @@ def _sleeper(number: int, seconds: float) -> CellJob:
     from methods.bits import Bits
 
     [entry, *_] = ENTRIES.values()
-    cell = Cell(entry.name, "", "", "w4a4", number, {})
+    cell = Cell(entry.name, "", "", "w4a4", number, {"name": "", "n": 0, "sha256": ""})
     subject = Subject(entry, Weights(None, ""))
     data, identity = DataSource(DIGITS), Identity(0, 0, "")
     return CellJob(str(number), cell, identity, subject, data, None, None, Bits(4, 4), "", "", False, seconds)
@@ -97,24 +96,25 @@ def scheduling() -> Iterator[str]:
 
 def schedule_of(records: list[Record], workers: int) -> Iterator[str]:
     """Yield what the records of one run tell: syntheses per method, time taken, time of the ideal list schedule."""
-    finished = [record for record in records if record["status"] == "ok"]
-    syntheses = {key: record for record in finished if (key := recorded_synthesis(record))}
-    methods = sorted({record["cell"]["method"] for record in finished})
-    counts = [f"{m} {sum(r['cell']['method'] == m for r in syntheses.values())}" for m in methods]
+    finished = [record for record in records if isinstance(record, Finished)]
+    syntheses = {record.synthesis_key(): record for record in finished}
+    methods = sorted({record.cell.method for record in finished})
+    counts = [f"{m} {sum(r.cell.method == m for r in syntheses.values())}" for m in methods]
     yield f"{len(finished)} cells, {len(syntheses)} syntheses: {', '.join(counts)}."
     cells: dict[str, list[float]] = {key: [] for key in syntheses}
     for record in finished:
-        stages = record["stages"]
-        cells[recorded_synthesis(record) or ""].append(stages["quantize"]["seconds"] + stages["evaluate"]["seconds"])
-    makes = {key: record["stages"]["synthesize"]["seconds"] for key, record in syntheses.items()}
+        stages = record.stages
+        cells[record.synthesis_key()].append(stages.quantize.seconds + stages.evaluate.seconds)
+    makes = {key: record.stages.synthesize.seconds for key, record in syntheses.items()}
     ideal = list_schedule([(makes[key], cells[key]) for key in syntheses], workers)
     yield f"Ideal list schedule on {workers} workers, nothing but the stages: {ideal:.1f} s."
-    starts = {record["provenance"].get("started") for record in finished}
-    if len(starts) != 1 or None in starts or any(record["stages"]["synthesize"]["cached"] for record in finished):
+    starts = {record.provenance.started for record in finished}
+    start = starts.pop()
+    if starts or start is None or any(record.stages.synthesize.cached for record in finished):
         yield "These records are not of one run from an empty cache: the time it took is not known."
         return
-    ends = [datetime.fromisoformat(record["provenance"]["time"]) for record in finished]
-    wall = (max(ends) - datetime.fromisoformat(starts.pop())).total_seconds()
+    ends = [datetime.fromisoformat(record.provenance.time) for record in finished]
+    wall = (max(ends) - datetime.fromisoformat(start)).total_seconds()
     yield f"From the command's start to the last record: {wall:.0f} s, {wall / ideal:.2f} of the ideal."
 
 

@@ -6,29 +6,54 @@ backend in it, so every bit-width and backend of a row shares one synthesis.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, TypeAlias, TypedDict
+
+from msgspec import Meta
 
 from harness.record.files import hash_key
+from methods.bits import FORMATS
+
+Name: TypeAlias = Annotated[str, Meta(min_length=1)]
+Sha256: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Setting: TypeAlias = str | int | float | bool
+
+PLAIN_BITS = f"(w[0-9]{{1,3}}a[0-9]{{1,3}}|{'|'.join(FORMATS)})"
+
+
+class ImageIdentity(TypedDict):
+    """What tells one image set from another."""
+
+    # What the set is called: its folder's last part, or the name of a built-in set.
+    name: Name
+    # How many images it has.
+    n: Count
+    # Checksum of its content: pixels and labels, or paths, sizes and labels of files.
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement.
+    """One measurement."""
 
-    data: identity (name, n, sha256) of the images evaluated on; calibration: that of the real images a
-    method draws from, None for data-free methods; overrides: {"name.key": value} of settings of this
-    cell's method and backend that differ from the model's defaults.
-    """
-
-    model: str
-    method: str
-    backend: str
-    bits: str
-    seed: int
-    data: dict[str, Any]
-    overrides: dict[str, Any] = field(default_factory=dict)
-    calibration: dict[str, Any] | None = None
+    # Short or full timm name of the model.
+    model: Name
+    # What made the images it is quantized with.
+    method: Name
+    # What quantized it.
+    backend: Name
+    # w4a4: 4-bit weights, 4-bit activations; or a number format; mixed precision: the default, "+", what it is called, "-", and the start
+    # of the sha256 of default and patterns.
+    bits: Annotated[str, Meta(pattern=f"^{PLAIN_BITS}(\\+[A-Za-z0-9_]{{1,40}}-[0-9a-f]{{8}})?$")]
+    # What all randomness of the cell is derived from.
+    seed: Annotated[int, Meta(ge=0)]
+    # The images evaluated on.
+    data: ImageIdentity
+    # {"name.key": value} of settings of this cell's method and backend that differ from the model's defaults.
+    overrides: dict[str, Setting] = field(default_factory=dict)
+    # The real images a method draws from; null for data-free methods.
+    calibration: ImageIdentity | None = None
 
     def label(self) -> str:
         """Return a short name for progress lines."""
@@ -47,17 +72,7 @@ class Identity:
 
 def cell_key(cell: Cell, identity: Identity) -> str:
     """Return the key of a cell."""
-    return hash_key({"cell": asdict(cell), "identity": asdict(identity)})
-
-
-def recorded_key(record: dict[str, Any]) -> str | None:
-    """Return the key that follows from what a record holds, None when it lacks a part of it."""
-    versions, weights = record["versions"], record.get("weights", {})
-    try:
-        identity = Identity(versions["method"], versions["backend"], weights["sha256"])
-        return hash_key({"cell": record["cell"], "identity": vars(identity)})
-    except (KeyError, ValueError):
-        return None
+    return hash_key({"cell": vars(cell), "identity": vars(identity)})
 
 
 def synthesis_key(cell: Cell, identity: Identity) -> str:
@@ -75,16 +90,6 @@ def synthesis_key(cell: Cell, identity: Identity) -> str:
     )
 
 
-def recorded_synthesis(record: dict[str, Any]) -> str | None:
-    """Return the key of the images a recorded cell was quantized with, None when the record lacks a part of it."""
-    versions, weights = record["versions"], record.get("weights", {})
-    try:
-        identity = Identity(versions["method"], versions["backend"], weights["sha256"])
-        return synthesis_key(Cell(**record["cell"]), identity)
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def reference_key(model: str, weights_sha256: str, data: dict[str, Any]) -> str:
+def reference_key(model: str, weights_sha256: str, data: ImageIdentity) -> str:
     """Return the key of a model's FP32 logits on an image set."""
     return hash_key({"model": model, "weights_sha256": weights_sha256, "data": data})

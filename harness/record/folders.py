@@ -16,7 +16,7 @@ from methods.errors import UsageError
 from methods.text import printable
 
 if TYPE_CHECKING:
-    from harness.record.records import Record
+    from harness.record.record import Record
 
 
 @contextmanager
@@ -61,20 +61,21 @@ def _git(*words: str) -> subprocess.CompletedProcess[bytes]:
 _MOST_NAMED = 20
 
 
-def load_finished(folders: list[Path], details: bool = False, name: str | None = None) -> list[Record]:
+def load_finished(folders: list[Path], name: str | None = None) -> list[Record]:
     """Return the records under results folders, naming what is not counted on stderr.
 
     name: what to call the folders; raises UsageError when no cell has finished.
     """
+    from harness.record.record import Failed
     from harness.record.records import load_records
 
-    records = load_records(folders, details)
+    records = load_records(folders)
     for problem in records.problems[:_MOST_NAMED]:
         print(printable(f"Not counted: {problem}."), file=sys.stderr)
     if len(records.problems) > _MOST_NAMED:
         more = len(records.problems) - _MOST_NAMED
         print(f"Not counted: {more} more records; python -m harness.check names them all.", file=sys.stderr)
-    failed = sum(record["status"] == "failed" for record in records.sound)
+    failed = sum(isinstance(record, Failed) for record in records.sound)
     if failed:
         print(f"{failed} failed cells are not in the tables.", file=sys.stderr)
     if len(records.sound) == failed:

@@ -1,22 +1,20 @@
-"""Records: the JSON file a finished or failed cell leaves behind, the only source of every table."""
+"""Records on disk: a file per cell as a run leaves them, or packed; who reads one reads both."""
 
 from __future__ import annotations
 
-import base64
 import gc
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import orjson
+import msgspec
 
 from harness.record.files import write_atomically
-from harness.record.validation import SCHEMA as SCHEMA
-from harness.record.validation import record_problem, seal_problem, sealed
-
-Record = dict[str, Any]
+from harness.record.parse import UnsoundRecord, parse
+from harness.record.record import Finished, Record
+from harness.record.seal import sealed
 
 
 def record_path(results: Path, key: str) -> Path:
@@ -25,78 +23,122 @@ def record_path(results: Path, key: str) -> Path:
 
 
 def write_record(results: Path, record: Record) -> None:
-    """Write a record, unless it is a failure and the cell has succeeded already."""
-    path = record_path(results, record["key"])
-    if record["status"] != "ok" and is_recorded(results, record["key"]):
+    """Write a record, unless it is a failure and the cell has succeeded already.
+
+    It is read again before this returns. Raises ValueError, and writes nothing, when what it holds is no sound record
+    (NaN, text that no file can hold); OSError when the disk does not give it back.
+    """
+    if not isinstance(record, Finished) and is_recorded(results, record.key):
         return
-    write_atomically(path, sealed(record))
+    path, content = record_path(results, record.key), sealed(fields(record))
+    parse(content)
+    write_atomically(path, content)
+    if path.read_bytes() != content:
+        raise OSError(f"{path.name} is not on the disk as it was written")
+
+
+def fields(record: Record) -> dict[str, object]:
+    """Return what is written of a record: all of it but the seal."""
+    found: dict[str, object] = msgspec.to_builtins(record)
+    found.pop("sha256", None)
+    return found
+
+
+def read_record(path: Path) -> Record:
+    """Return the record of a file; raises UnsoundRecord."""
+    return _read(path, path.stem)
+
+
+def _read(path: Path | os.DirEntry[str], key: str) -> Record:
+    try:
+        if not path.is_file():
+            raise UnsoundRecord("is no regular file")
+        with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - a directory's entry is no Path
+            record = parse(stream.read())
+    except OSError as error:
+        raise UnsoundRecord("cannot be read") from error
+    if record.key != key:
+        raise UnsoundRecord("does not hold the key it is named by")
+    return record
+
+
+def find_record(results: Path, key: str) -> Record | None:
+    """Return the sound record of a key under a results folder, if there is one."""
+    try:
+        return read_record(record_path(results, key))
+    except UnsoundRecord:
+        return None
+
+
+def find_records(results: Path, keys: Iterable[str]) -> list[Record]:
+    """Return the sound records of some keys."""
+    return [record for key in keys if (record := find_record(results, key)) is not None]
 
 
 def is_recorded(results: Path, key: str) -> bool:
     """Whether a cell has a sound record of success."""
-    path = record_path(results, key)
-    if not path.is_file():
-        return False
-    record, problem = read_record(path)
-    return problem is None and record["status"] == "ok"
+    return isinstance(find_record(results, key), Finished)
 
 
 def damage(results: Path, key: str) -> str | None:
     """Return a sentence for a cell whose record is there but does not count, else None."""
     path = record_path(results, key)
-    return read_record(path)[1] if path.is_file() else None
-
-
-def read_record(path: Path) -> tuple[Record, str | None]:
-    """Return a record and None, or an empty one and a sentence that says why the file does not count."""
     try:
-        content = path.read_bytes()
-        record = orjson.loads(content)
-    except (OSError, ValueError, RecursionError):
-        return {}, f"{path.name} is not readable JSON"
-    problem = seal_problem(content, record) or record_problem(record, path.stem)
-    return ({}, f"{path.name} {problem}") if problem else (record, None)
+        if path.exists():
+            read_record(path)
+    except UnsoundRecord as error:
+        return f"{path.name} {error}"
+    return None
 
 
 @dataclass(frozen=True)
 class Records:
-    """The sound records of some folders, and a sentence for each file that does not count."""
+    """The sound records of some folders, and a sentence for each text that does not count."""
 
     sound: list[Record]
     problems: list[str]
 
 
-def load_records(folders: list[Path], details: bool = False) -> Records:
+def load_records(folders: Iterable[Path]) -> Records:
     """Read all records under results folders, sorted by key.
 
     A key met twice counts once, a success before a failure; two successes that differ are named.
-    details: keep the lists of quantized operations, nine tenths of a record that tables do not show.
     """
     found: dict[str, Record] = {}
     problems = []
     with _without_collector():
-        for path in (path for folder in folders for path in _files(folder)):
-            record, problem = read_record(path)
-            if problem is None:
-                problem = _keep(record, found)
-            if problem:
-                problems.append(problem)
-            if not details:
-                record.pop("quantized_ops", None)
+        for name, record in (pair for folder in folders for pair in read_folder(folder)):
+            if problem := collect(record, found):
+                problems.append(f"{name} {problem}")
     return Records([found[key] for key in sorted(found)], problems)
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted((folder / "records").glob("*.json"), key=lambda path: path.name)
+def read_folder(folder: Path) -> Iterator[tuple[str, Record | UnsoundRecord]]:
+    """Yield every record under a results folder, or why it does not count, with the name of what holds it."""
+    for entry in _files(folder):
+        try:
+            yield entry.name, _read(entry, entry.name.removesuffix(".json"))
+        except UnsoundRecord as error:
+            yield entry.name, error
 
 
-def _keep(record: Record, found: dict[str, Record]) -> str | None:
-    """Add a record to those found; says so when another success of its key has other metrics."""
-    other = found.get(record["key"])
-    if other is None or (other["status"] != "ok" and record["status"] == "ok"):
-        found[record["key"]] = record
-    elif other["status"] == record["status"] == "ok" and other["metrics"] != record["metrics"]:
-        return f"{record['key']}.json is there twice with different figures; the first one met counts"
+def _files(folder: Path) -> list[os.DirEntry[str]]:
+    if not (folder / "records").is_dir():
+        return []
+    with os.scandir(folder / "records") as entries:
+        found = [entry for entry in entries if entry.name.endswith(".json") and not entry.name.startswith(".")]
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def collect(record: Record | UnsoundRecord, found: dict[str, Record]) -> str | None:
+    """Add a record to those found by key, or say why it does not count, or is not the only one of its key."""
+    if isinstance(record, UnsoundRecord):
+        return str(record)
+    other = found.get(record.key)
+    if other is None or (isinstance(record, Finished) and not isinstance(other, Finished)):
+        found[record.key] = record
+    elif isinstance(other, Finished) and isinstance(record, Finished) and other.metrics != record.metrics:
+        return "is there twice with different figures; the first one met counts"
     return None
 
 
@@ -110,19 +152,3 @@ def _without_collector() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def pack_bits(correct: list[bool]) -> str:
-    """Return per-image correctness as base64 of packed bits, first image in the highest bit."""
-    padded = correct + [False] * (-len(correct) % 8)
-    octets = [
-        sum(1 << (7 - place) for place, hit in enumerate(padded[start : start + 8]) if hit)
-        for start in range(0, len(padded), 8)
-    ]
-    return base64.b64encode(bytes(octets)).decode()
-
-
-def unpack_bits(text: str, count: int) -> list[bool]:
-    """Return what `pack_bits` packed."""
-    octets = base64.b64decode(text)
-    return [bool(octets[place // 8] >> (7 - place % 8) & 1) for place in range(count)]

@@ -1,52 +1,67 @@
-"""Records against the JSON schema, their key, seal and bits: what is wrong with one, in sentences."""
+"""The JSON Schema of records, for readers that are not ours: `python -m harness.record.schema` writes it.
+
+It is made from the types of `harness/record/record.py`, with the comments above their fields as descriptions. What it
+cannot say: that the key follows from the cell, and accuracies from per-image correctness.
+"""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
-from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
-from methods.errors import UsageError
+import msgspec
 
-if TYPE_CHECKING:
-    from jsonschema import Draft202012Validator
-
+from harness.record import cells, record
+from harness.record.files import write_atomically
 
 SCHEMA_FILE = Path(__file__).with_name("record.schema.json")
+_TITLE = "Record of spdfq-bench: what a finished or failed cell leaves behind"
 
 
-def problems_of(path: Path, seen: dict[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with a record; `seen` holds the sound records so far by key, and takes up this one."""
-    from harness.record.records import read_record
-
-    record, problem = read_record(path)
-    if problem:
-        yield problem
-        return
-    yield from (f"{path.name} is not valid: {fault}" for fault in faults(record))
-    other = seen.setdefault(record["key"], record)
-    if other["status"] == record["status"] == "ok" and other["metrics"] != record["metrics"]:
-        yield f"{path.name} is there twice with different figures"
+def schema() -> dict[str, Any]:
+    """Return the schema of the two kinds of records, each field with its description."""
+    made = msgspec.json.schema(record.Finished | record.Failed)
+    meanings = _meanings(cells) | _meanings(record)
+    for name, described in made["$defs"].items():
+        for field, about in described["properties"].items():
+            if meaning := _of(name, field, meanings):
+                about["description"] = meaning
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": _TITLE, **made}
 
 
-def faults(record: Any) -> list[str]:
-    """Return what the JSON Schema finds wrong with a record: where, and what was expected."""
-    errors = sorted(_validator().iter_errors(record), key=lambda error: error.json_path)
-    return [f"{error.json_path} {_brief(error.message)}" for error in errors]
+def _of(name: str, field: str, meanings: dict[tuple[str, str], str]) -> str | None:
+    """Return what a field means, looked up in its class and in `Record`, which the kinds of records are made of."""
+    return meanings.get((name, field)) or meanings.get((record.Record.__name__, field))
 
 
-@lru_cache
-def _validator() -> Draft202012Validator:
-    from jsonschema import Draft202012Validator
+def _meanings(module: ModuleType) -> dict[tuple[str, str], str]:
+    """Return {(class, field): the comment above the field} of a module."""
+    source = inspect.getsource(module)
+    lines = source.splitlines()
+    found = {}
+    for one in [each for each in ast.parse(source).body if isinstance(each, ast.ClassDef)]:
+        for field in one.body:
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                found[one.name, field.target.id] = _comment_above(lines, field.lineno - 1)
+    return found
 
-    try:
-        return Draft202012Validator(json.loads(SCHEMA_FILE.read_text()))
-    except OSError as error:
-        raise UsageError(f"The schema {SCHEMA_FILE} is missing; run this from a checkout of the project.") from error
+
+def _comment_above(lines: list[str], place: int) -> str:
+    words: list[str] = []
+    while lines[place - 1].strip().startswith("#"):
+        place -= 1
+        words.insert(0, lines[place].strip().removeprefix("#").strip())
+    return " ".join(words)
 
 
-def _brief(message: str) -> str:
-    """Shorten a message that quotes a long value."""
-    return message if len(message) <= 160 else f"{message[:60]} ... {message[-90:]}"
+def text() -> str:
+    """Return the schema file's content."""
+    return json.dumps(schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    write_atomically(SCHEMA_FILE, text().encode())

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from harness.record.records import Record
+from harness.record.record import Record
 from harness.report.measurements import Measurement, measurements
 from harness.report.statistics import LEVEL, holm, p_text, paired
 from harness.report.text_table import Grid, Word
@@ -38,9 +38,9 @@ def ablations(method: Method, records: Iterable[Record]) -> list[Ablation]:
     A record is a row's if its settings are those of the full method with the row's own on top.
     """
     settings: dict[str, dict[str, list[Measurement]]] = {}
-    for line in measurements(record for record in records if record["cell"]["method"] == method.name):
-        bed = json.dumps([line.model, line.bits, line.backend, line.record["config"]["backend"], line.data_sha256])
-        settings.setdefault(bed, {}).setdefault(_text(line.record["config"]["method"]), []).append(line)
+    for line in measurements(record for record in records if record.cell.method == method.name):
+        bed = json.dumps([line.model, line.bits, line.backend, line.record.config.backend, line.data_sha256])
+        settings.setdefault(bed, {}).setdefault(_text(line.record.config.method), []).append(line)
     full = next(row for row in method.ablation if row.full)
     found = []
     for cells in settings.values():

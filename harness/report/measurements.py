@@ -4,22 +4,21 @@ chosen by.
 
 from __future__ import annotations
 
-import base64
 import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from harness.inputs.zoo import PARAMETERS
-from harness.record.records import Record
+from harness.record import correctness
+from harness.record.cells import ImageIdentity
+from harness.record.record import Finished, Record, Stages
 from harness.report.statistics import Hits
 from methods.bits import widths
 from methods.errors import UsageError, unknown_name
 
-STAGES = ("synthesize", "quantize", "evaluate")
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +38,18 @@ class Measurement:
     top5: float | None
     stderr: float | None
     fp32_top1: float | None
-    agreement: float | None
+    agreement: float
     kl: float | None
-    synthesize_seconds: float | None
-    quantize_seconds: float | None
-    evaluate_seconds: float | None
+    synthesize_seconds: float
+    quantize_seconds: float
+    evaluate_seconds: float
     weights_sha256: str
     meaningless: bool
     images_sha256: str | None
     commit: str | None
     key: str
     retention: float | None
-    seconds: float | None
+    seconds: float
     peak_mb: float | None
     calibration: str
     method_version: str
@@ -60,14 +59,13 @@ class Measurement:
     size_bytes: int | None
     bitops: int | None
     correct_bits: str | None
-    record: Record
+    record: Finished
 
     def hits(self) -> Hits | None:
         """Return per-image correctness (0 or 1, [n]), None without labels."""
         if self.correct_bits is None:
             return None
-        octets = np.frombuffer(base64.b64decode(self.correct_bits), dtype=np.uint8)
-        return np.unpackbits(octets, count=self.n).view(np.int8)
+        return correctness.unpack(self.correct_bits, self.n)
 
 
 COLUMNS = tuple(field.name for field in fields(Measurement) if field.name not in ("correct_bits", "record"))
@@ -80,58 +78,58 @@ IDENTITY = (
 
 def measurements(records: Iterable[Record]) -> list[Measurement]:
     """Return the measurements of the finished cells among records."""
-    return [_measurement(record) for record in records if record["status"] == "ok"]
+    return [_measurement(record) for record in records if isinstance(record, Finished)]
 
 
-def _measurement(record: Record) -> Measurement:
-    cell, found, weights = record["cell"], record["metrics"], record.get("weights", {})
-    seconds = {name: record["stages"].get(name, {}).get("seconds") for name in STAGES}
-    top1, fp32 = found.get("top1"), found.get("fp32_top1")
+def _measurement(record: Finished) -> Measurement:
+    cell, found, stages = record.cell, record.metrics, record.stages
     return Measurement(
-        **{name: cell[name] for name in ("model", "method", "backend", "bits", "seed")},
-        overrides=", ".join(f"{key}={value}" for key, value in sorted(cell["overrides"].items())),
-        data=cell["data"]["name"],
-        data_sha256=cell["data"]["sha256"],
-        **{name: found.get(name) for name in ("n", "top1", "top5", "stderr", "fp32_top1", "agreement", "kl")},
-        **{f"{name}_seconds": value for name, value in seconds.items()},
-        weights_sha256=weights.get("sha256", ""),
-        meaningless=record.get("meaningless", False),
-        images_sha256=record.get("images_sha256"),
-        commit=record["provenance"].get("commit"),
-        key=record["key"],
-        retention=100 * top1 / fp32 if top1 is not None and fp32 else None,
-        seconds=_made_in(seconds),
-        peak_mb=_highest(record["stages"].get(name, {}).get("peak_mb") for name in STAGES),
-        calibration=_image_set(cell.get("calibration")),
-        method_version=str(record["versions"].get("method", "")),
-        backend_version=str(record["versions"].get("backend", "")),
-        libraries=_libraries(record["versions"].get("libraries")),
-        parameters=weights.get("parameters"),
-        **{name: record.get("costs", {}).get(name) for name in ("size_bytes", "bitops")},
-        correct_bits=record.get("correct_bits"),
+        model=cell.model,
+        method=cell.method,
+        backend=cell.backend,
+        bits=cell.bits,
+        seed=cell.seed,
+        overrides=", ".join(f"{key}={value}" for key, value in sorted(cell.overrides.items())),
+        data=cell.data["name"],
+        n=found.n,
+        data_sha256=cell.data["sha256"],
+        top1=found.top1,
+        top5=found.top5,
+        stderr=found.stderr,
+        fp32_top1=found.fp32_top1,
+        agreement=found.agreement,
+        kl=found.kl,
+        synthesize_seconds=stages.synthesize.seconds,
+        quantize_seconds=stages.quantize.seconds,
+        evaluate_seconds=stages.evaluate.seconds,
+        weights_sha256=record.weights.sha256,
+        meaningless=record.meaningless,
+        images_sha256=record.images_sha256,
+        commit=record.provenance.commit,
+        key=record.key,
+        retention=100 * found.top1 / found.fp32_top1 if found.top1 is not None and found.fp32_top1 else None,
+        seconds=stages.synthesize.seconds + stages.quantize.seconds,
+        peak_mb=_peak(stages),
+        calibration=_image_set(cell.calibration),
+        method_version=str(record.versions.method),
+        backend_version=str(record.versions.backend),
+        libraries=", ".join(f"{name} {version}" for name, version in sorted(record.versions.libraries.items())),
+        parameters=record.weights.parameters,
+        size_bytes=record.costs.size_bytes if record.costs else None,
+        bitops=record.costs.bitops if record.costs else None,
+        correct_bits=record.correct_bits,
         record=record,
     )
 
 
-def _made_in(seconds: dict[str, float | None]) -> float | None:
-    """Return the seconds of synthesis and quantization together: what it takes to get the quantized model."""
-    synthesis, quantization = seconds["synthesize"], seconds["quantize"]
-    return None if synthesis is None or quantization is None else synthesis + quantization
+def _peak(stages: Stages) -> float | None:
+    known = [stage.peak_mb for stage in (stages.synthesize, stages.quantize, stages.evaluate)]
+    return max((peak for peak in known if peak is not None), default=None)
 
 
-def _highest(values: Iterable[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)
-
-
-def _image_set(data: dict[str, Any] | None) -> str:
+def _image_set(data: ImageIdentity | None) -> str:
     """Name an image set; the start of its checksum tells sets of one name apart."""
     return f"{data['name']} {data['sha256'][:8]}" if data else ""
-
-
-def _libraries(versions: Any) -> str:
-    if not isinstance(versions, dict):
-        return ""
-    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 
 def chosen(lines: list[Measurement], conditions: Iterable[str]) -> list[Measurement]:
@@ -168,6 +166,8 @@ _NULLABLE = dict.fromkeys(("parameters", "size_bytes", "bitops"), "Int64")
 
 def frame(lines: Sequence[Measurement]) -> pd.DataFrame:
     """Return one row per measurement with the columns of `harness.report.measurements.COLUMNS`."""
+    import pandas as pd  # half a second that a console table does not need
+
     rows = [[getattr(line, name) for name in COLUMNS] for line in lines]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(_NULLABLE)
 

@@ -106,12 +106,12 @@ def reported_grid(table: Table, figures: Sequence[Figure]) -> Grid | None:
 
 def _matching(value: Value, named: dict[tuple[str, ...], list[Figure]]) -> list[Figure]:
     """Return the figures reported for what was measured; of one source those whose settings come nearest."""
-    cell = value.lines[0].record["cell"]
+    cell = value.lines[0].record.cell
     found = [
         figure
-        for figure in named.get((cell["model"], cell["bits"], cell["method"]), [])
-        if figure.settings.items() <= cell["overrides"].items()
-        and not (figure.same_backend_only and figure.backend != cell["backend"])
+        for figure in named.get((cell.model, cell.bits, cell.method), [])
+        if figure.settings.items() <= cell.overrides.items()
+        and not (figure.same_backend_only and figure.backend != cell.backend)
     ]
     return [
         figure
@@ -146,7 +146,7 @@ def _differences(measured: Value, figure: Figure) -> list[str]:
         found.append(f"FP32 {line.fp32_top1:.2f}, theirs {reference:.2f}")
     if figure.backend and figure.backend != line.backend:
         found.append(f"backend {line.backend}, theirs {figure.backend}")
-    others = [(name, value) for name, value in line.record["cell"]["overrides"].items() if name not in figure.settings]
+    others = [(name, value) for name, value in line.record.cell.overrides.items() if name not in figure.settings]
     if others:
         found.append("our " + ", ".join(f"{name}={value}" for name, value in sorted(others)))
     return found

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.record.cells import recorded_synthesis
-from harness.record.records import Record
+from harness.record.record import Record
 
 _WIDEST = 900
 
@@ -28,12 +27,12 @@ class Synthesis:
 
 def find_synthesis(record: Record, folders: Sequence[Path]) -> Synthesis | None:
     """Return what is there of the synthesis a cell was quantized with, None when nothing is."""
-    key = recorded_synthesis(record)
-    for folder in folders if key else ():
+    key = record.synthesis_key()
+    for folder in folders:
         place = folder / "cache" / "synthesis"
         sheet, losses = _sheet(place / f"{key}.png"), _losses(place / f"{key}.safetensors")
         if sheet or losses:
-            return Synthesis(str(key), sheet, losses)
+            return Synthesis(key, sheet, losses)
     return None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from harness.record.records import Record
+from harness.record.record import Record
 from harness.report.footnotes import SEVERAL_LIBRARIES, UNTESTED, notes
 from harness.report.layout import Layout, header, labels
 from harness.report.measurements import Measurement, chosen, measurements

@@ -16,7 +16,8 @@ from harness.execute import local
 from harness.execute.resources import Resources
 from harness.plan.jobs import Job, Request, RunSettings
 from harness.plan.plan import Plan, make_plan
-from harness.record.records import Record, read_record, record_path
+from harness.record.record import Record
+from harness.record.records import find_records
 from harness.search.proposals import Halving, propose
 from harness.search.samples import figures, find_samples
 from harness.search.search import Search
@@ -113,8 +114,7 @@ def measure(run: SearchRun, point: Settings) -> Iterator[Outcome]:
 
 
 def _records(plan: Plan, settings: RunSettings) -> list[Record]:
-    read = [read_record(record_path(settings.results, job.key)) for job in plan.cells]
-    return [record for record, problem in read if problem is None]
+    return find_records(settings.results, [job.key for job in plan.cells])
 
 
 class _Errors:

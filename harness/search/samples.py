@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from harness.record.files import canonical_json
-from harness.record.records import Record
+from harness.record.record import Failed, Record
 from harness.report.measurements import Measurement, measurements
 from harness.report.statistics import front
 from harness.search.search import Search
@@ -37,7 +37,7 @@ class Sample:
 def find_samples(search: Search, records: Iterable[Record]) -> list[Sample]:
     """Return the samples that records hold, finished or not, in the order they were begun."""
     found: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda record: (record["provenance"].get("time", ""), record["key"])):
+    for record in sorted(records, key=lambda record: (record.provenance.time, record.key)):
         settings = _settings(search, record)
         if settings is not None:
             found.setdefault(canonical_json(settings), []).append(record)
@@ -46,16 +46,16 @@ def find_samples(search: Search, records: Iterable[Record]) -> list[Sample]:
 
 def _settings(search: Search, record: Record) -> Settings | None:
     """Return the point of the space a record was measured at, None when it does not belong to the search."""
-    cell, versions = record["cell"], record["versions"]
+    cell, versions = record.cell, record.versions
     wanted = (search.model, search.method, search.backend, search.bits, search.weights_sha256, *search.versions)
-    names = (*(cell[name] for name in ("model", "method", "backend", "bits")), record["weights"]["sha256"])
-    if (*names, versions["method"], versions["backend"]) != wanted or cell["seed"] not in search.seeds:
+    names = (cell.model, cell.method, cell.backend, cell.bits, record.weights.sha256)
+    if (*names, versions.method, versions.backend) != wanted or cell.seed not in search.seeds:
         return None
-    if cell["data"]["sha256"] not in {images["sha256"] for images in search.images}:
+    if cell.data["sha256"] not in {images["sha256"] for images in search.images}:
         return None
-    if {name: value for name, value in cell["overrides"].items() if name not in search.space} != search.base:
+    if {name: value for name, value in cell.overrides.items() if name not in search.space} != search.base:
         return None
-    configs = {search.method: record["config"]["method"], search.backend: record["config"]["backend"]}
+    configs = {search.method: record.config.method, search.backend: record.config.backend}
     settings = {name: configs[name.partition(".")[0]][name.partition(".")[2]] for name in search.space}
     return settings if all(value in search.space[name] for name, value in settings.items()) else None
 
@@ -63,10 +63,10 @@ def _settings(search: Search, record: Record) -> Settings | None:
 def _sample(search: Search, number: int, settings: Settings, records: list[Record]) -> Sample:
     """Reduce the records of one point."""
     for images in reversed(search.images):
-        lines = measurements(r for r in records if r["cell"]["data"]["sha256"] == images["sha256"])
+        lines = measurements(r for r in records if r.cell.data["sha256"] == images["sha256"])
         if {line.seed for line in lines} == set(search.seeds):
             return _measured(search, Sample(number, settings, images["n"]), lines)
-    errors = [record["error"] for record in records if record["status"] == "failed"]
+    errors = [record.error for record in records if isinstance(record, Failed)]
     return Sample(number, settings, error=errors[-1] if errors else None)
 
 

@@ -12,8 +12,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from harness.record.cells import ImageIdentity
 from harness.record.files import hash_key, write_atomically
 from harness.report.metrics import METRICS
 from harness.search.space import Dimension, Settings, Space
@@ -38,7 +38,7 @@ class Search:
     space: Space
     base: Settings
     start: Settings
-    images: list[dict[str, Any]]
+    images: list[ImageIdentity]
     weights_sha256: str
     versions: list[int]
     data_free: bool

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import partial
 
+import msgspec
+
 from harness.inputs.image_sets import open_images
 from harness.inputs.seeds import generator
 from harness.plan.jobs import CellJob, RunSettings
 from harness.plan.mixed_bits import recorded_bits
+from harness.record import correctness
 from harness.record.cache import Cache, Entry, checksum
-from harness.record.records import pack_bits, write_record
-from harness.trial.cell_record import record_base
+from harness.record.record import Costs, Finished, LayerBits, Metrics, Operation, Stage, Stages
+from harness.record.records import write_record
+from harness.trial.cell_record import common
 from harness.trial.evaluate import logits_of, metrics
 from harness.trial.finite import require_finite
 from harness.trial.meter import metered
@@ -39,23 +43,23 @@ def run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
     require_finite(logits, lambda: quantized, job.data, entry)
     reference = reference_logits(job.subject, job.data, job.reference, settings, partial(report, "fp32"))
     found, correct = metrics(logits, reference, open_images(job.data).labels)
-    record = record_base(job, settings, "ok")
-    record["weights"]["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    record |= {
-        "metrics": found,
-        "stages": {
-            "synthesize": {**synthesis.about["stage"], "cached": synthesis.about.get("run") != settings.run},
-            "quantize": quantizing.stage(cached=False),
-            "evaluate": evaluating.stage(cached=False),
-        },
-        "quantized_ops": describe(quantized),
-        "costs": asdict(costs(model, quantized, images[:1].to(device))),
-        "images_sha256": checksum({"images": images}),
-        "logits_sha256": checksum({"logits": logits}),
-        "correct_bits": None if correct is None else pack_bits(correct),
-    }
-    if job.bits.layers:
-        record["layer_bits"] = recorded_bits(job.bits, model)
+    made, cached = synthesis.about["stage"], synthesis.about.get("run") != settings.run
+    record = Finished(
+        **common(job, settings, sum(parameter.numel() for parameter in model.parameters())),
+        metrics=Metrics(**found),
+        stages=Stages(
+            synthesize=Stage(made["seconds"], made["peak_mb"], cached),
+            quantize=quantizing.stage(),
+            evaluate=evaluating.stage(),
+        ),
+        quantized_ops=msgspec.convert(describe(quantized), tuple[Operation, ...]),
+        images_sha256=checksum({"images": images}),
+        logits_sha256=checksum({"logits": logits}),
+        correct_bits=None if correct is None else correctness.pack(correct),
+        error=None,
+        costs=Costs(**asdict(costs(model, quantized, images[:1].to(device)))),
+        layer_bits=msgspec.convert(recorded_bits(job.bits, model), LayerBits) if job.bits.layers else None,
+    )
     write_record(settings.results, record)
 
 

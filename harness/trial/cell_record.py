@@ -3,36 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Literal, TypedDict
 
 from harness.plan.jobs import CellJob, Job, RunSettings
-from harness.record.records import SCHEMA, Record, write_record
+from harness.record.cells import Cell
+from harness.record.parse import UnsoundRecord
+from harness.record.record import SCHEMA, Config, Failed, Provenance, UsedWeights, Versions
+from harness.record.records import write_record
 from harness.trial.provenance import library_versions, provenance
 
 
-def record_base(job: CellJob, settings: RunSettings, status: str) -> Record:
-    """Return the fields every record of the job has, with empty metrics."""
+class Common(TypedDict):
+    """The fields of `Record`."""
+
+    schema: Literal[1]
+    key: str
+    cell: Cell
+    config: Config
+    versions: Versions
+    weights: UsedWeights
+    meaningless: bool
+    simulated: bool
+    provenance: Provenance
+
+
+def common(job: CellJob, settings: RunSettings, parameters: int | None = None) -> Common:
+    """Return the fields every record of the job has; parameters: how many the model has, where it was made."""
+    identity = job.identity
     return {
         "schema": SCHEMA,
         "key": job.key,
-        "status": status,
-        "cell": asdict(job.cell),
-        "config": {"method": asdict(job.method_config), "backend": asdict(job.backend_config)},
-        "metrics": {},
-        "stages": {},
-        "quantized_ops": [],
-        "versions": {
-            "method": job.identity.method_version,
-            "backend": job.identity.backend_version,
-            "libraries": library_versions(),
-        },
-        "weights": {"tag": job.subject.entry.tag, "sha256": job.identity.weights_sha256},
+        "cell": job.cell,
+        "config": Config(asdict(job.method_config), asdict(job.backend_config)),
+        "versions": Versions(identity.method_version, identity.backend_version, library_versions()),
+        "weights": UsedWeights(job.subject.entry.tag, identity.weights_sha256, parameters),
         "meaningless": job.subject.weights.path is None,
         "simulated": True,
         "provenance": provenance(settings),
-        "images_sha256": None,
-        "logits_sha256": None,
-        "correct_bits": None,
-        "error": None,
     }
 
 
@@ -42,9 +49,10 @@ def fail_job(job: Job, settings: RunSettings, error: str, trace: str = "") -> st
     Returns the error to tell of: a full disk takes no record of what fails on it, but the rest of the run may fit.
     """
     if isinstance(job, CellJob):
-        record = record_base(job, settings, "failed")
         try:
-            write_record(settings.results, {**record, "error": error, "traceback": trace})
+            write_record(settings.results, Failed(**common(job, settings), error=error, traceback=trace))
         except OSError as second:
             return f"{error} (of which no record could be written: {second.strerror})"
+        except UnsoundRecord as second:
+            return f"{error} (of which no record could be written: it {second})"
     return error

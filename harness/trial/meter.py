@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from harness.record.record import Stage
 
 if TYPE_CHECKING:
     import torch
@@ -21,9 +23,9 @@ class Meter:
     seconds: float = 0.0
     peak_mb: float = 0.0
 
-    def stage(self, cached: bool) -> dict[str, Any]:
+    def stage(self) -> Stage:
         """Return the stage's entry in a record."""
-        return {"seconds": round(self.seconds, 3), "peak_mb": round(self.peak_mb, 1), "cached": cached}
+        return Stage(round(self.seconds, 3), round(self.peak_mb, 1), cached=False)
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.inputs.plugins import PACKAGES
 from harness.record.files import hash_file
+from harness.record.record import Provenance
 
 if TYPE_CHECKING:
     from harness.plan.jobs import RunSettings
@@ -62,20 +63,20 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def provenance(settings: RunSettings) -> dict[str, Any]:
+def provenance(settings: RunSettings) -> Provenance:
     """Return a record's provenance; commit and command are the driver's, the rest is where the trial runs."""
-    return {
-        "commit": settings.commit,
-        "command": settings.command,
-        "started": settings.started,
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "device": settings.device,
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": settings.threads,
-        "executor": settings.executor,
-        "plugins": {Path(path).name: hash_file(Path(path)) for path in settings.plugins},
-    }
+    return Provenance(
+        commit=settings.commit,
+        command=settings.command,
+        started=settings.started or None,
+        time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        device=settings.device,
+        processor=processor(),
+        cores=os.cpu_count(),
+        threads=settings.threads,
+        executor=settings.executor,
+        plugins={Path(path).name: hash_file(Path(path)) for path in settings.plugins},
+    )
 
 
 def command_line() -> str:

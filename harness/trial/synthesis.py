@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from harness.inputs.image_sets import decode_pixels, open_images
 from harness.inputs.seeds import generator
 from harness.inputs.weights import image_space
@@ -37,7 +39,8 @@ def run_synthesis(job: SynthesisJob, settings: RunSettings, report: StageReport)
     tensors = {"images": images.images, **images.extras}
     if images.targets is not None:
         tensors["targets"] = images.targets
-    cache.store(job.key, tensors, {"losses": images.losses, "stage": meter.stage(cached=False), "run": settings.run})
+    stage = msgspec.structs.asdict(meter.stage())
+    cache.store(job.key, tensors, {"losses": images.losses, "stage": stage, "run": settings.run})
     write_atomically(cache.path(job.key).with_suffix(".png"), contact_sheet(job.subject.entry, tensors))
 
 

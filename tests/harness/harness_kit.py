@@ -13,19 +13,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from harness import bench, leaderboard
-from harness.record.cells import recorded_key
-from harness.record.records import pack_bits
-from harness.record.validation import sealed
+from harness.record import correctness
+from harness.record.files import hash_key
+from harness.record.record import Failed, Finished, Record
+from harness.record.seal import sealed
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--models", "vit_digits", "--backends", "minmax", "--limit", "50"]
 SHA = "a" * 64
+PROVENANCE = {
+    "commit": "c0ffee",
+    "command": "python -m harness.bench",
+    "started": "2026-11-26T10:00:00+00:00",
+    "time": "2026-11-26T10:01:00+00:00",
+    "device": "cpu",
+    "processor": "a processor",
+    "cores": 2,
+    "threads": 1,
+    "executor": "local",
+    "plugins": {},
+}
 
 
 @dataclass(frozen=True)
@@ -144,11 +158,10 @@ def _metrics(n: int, top1: float | None, fp32: float | None, agreement: float, c
         "n": n,
         "fp32_top1": fp32,
         "agreement": agreement,
-        "kl": 0.25,
     }
 
 
-def make_record(
+def make_fields(
     key: str,
     *,
     model: str = "vit_x",
@@ -169,12 +182,23 @@ def make_record(
     hits: list[bool] | None = None,
     libraries: dict[str, str] | None = None,
     method_version: int = 1,
+    kl: float | None = 0.25,
 ) -> dict[str, Any]:
-    """Return a record as a trial would leave it; per-image correctness, if given, sets n and top-1."""
+    """Return what the file of a record holds; per-image correctness, if given, sets n and top-1."""
     if hits is not None:
         n, top1 = len(hits), 100 * sum(hits) / len(hits)
-    found = _metrics(n, top1, fp32, agreement, bool(hits))
     stage = {"seconds": 1.5, "peak_mb": 10.0, "cached": False}
+    last: dict[str, Any] = {"error": "RuntimeError: boom", "traceback": "Traceback"}
+    if status == "ok":
+        last = {
+            "metrics": {**_metrics(n, top1, fp32, agreement, bool(hits)), "kl": kl},
+            "stages": {"synthesize": stage, "quantize": stage, "evaluate": stage},
+            "quantized_ops": [],
+            "images_sha256": "b" * 64,
+            "logits_sha256": None,
+            "correct_bits": None if hits is None else correctness.pack(hits),
+            "error": None,
+        }
     return {
         "schema": 1,
         "key": key,
@@ -190,19 +214,24 @@ def make_record(
             "calibration": None,
         },
         "config": {"method": {}, "backend": {}},
-        "metrics": found if status == "ok" else {},
-        "stages": {"synthesize": stage, "quantize": stage, "evaluate": stage} if status == "ok" else {},
-        "quantized_ops": [],
         "versions": {"method": method_version, "backend": 1, "libraries": libraries or {}},
         "weights": {"tag": model, "sha256": weights},
         "meaningless": meaningless,
         "simulated": True,
-        "provenance": {"commit": "c0ffee"},
-        "images_sha256": "b" * 64,
-        "logits_sha256": None,
-        "correct_bits": None if hits is None else pack_bits(hits),
-        "error": None if status == "ok" else "RuntimeError: boom",
+        "provenance": PROVENANCE,
+        **last,
     }
+
+
+def typed(fields: dict[str, Any]) -> Record:
+    """Return the record that fields hold, whatever its key."""
+    record: Record = msgspec.convert({**fields, "key": "0" * 64}, Finished | Failed)
+    return msgspec.structs.replace(record, key=fields["key"])
+
+
+def make_record(key: str, **words: Any) -> Record:
+    """Return a record as a trial would leave it, made of what `make_fields` takes."""
+    return typed(make_fields(key, **words))
 
 
 def correct(n: int, hits: int, seed: int = 0) -> list[bool]:
@@ -211,9 +240,12 @@ def correct(n: int, hits: int, seed: int = 0) -> list[bool]:
     return [place in chosen for place in range(n)]
 
 
-def keyed(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record under the key that follows from what it holds."""
-    return {**record, "key": recorded_key(record)}
+def keyed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return fields under the key that follows from what they hold."""
+    versions, weights = fields["versions"], fields["weights"]
+    names = ("method_version", "backend_version", "weights_sha256")
+    identity = dict(zip(names, (versions["method"], versions["backend"], weights["sha256"]), strict=True))
+    return {**fields, "key": hash_key({"cell": fields["cell"], "identity": identity})}
 
 
 def many_records(results: Path, count: int) -> None:
@@ -224,7 +256,7 @@ def many_records(results: Path, count: int) -> None:
     for number in range(count):
         seed, width, model, method = number % 5, number // 5 % 4, number // 20 % 10, number // 200
         hits = (rng.random(891) < 0.5 + width / 10).tolist()
-        record = make_record(
+        record = make_fields(
             "",
             model=f"vit_{model}",
             method=f"m{method}",
@@ -238,10 +270,10 @@ def many_records(results: Path, count: int) -> None:
         (results / "records" / f"{record['key']}.json").write_bytes(sealed(record))
 
 
-def put(results: Path, record: dict[str, Any]) -> Path:
-    """Write a record's file under the key that follows from it, else as it stands, sound or not."""
-    record = keyed(record)
-    path = results / "records" / f"{record['key']}.json"
+def put(results: Path, fields: dict[str, Any]) -> Path:
+    """Write a record's file, without a seal, under the key that follows from it, sound or not."""
+    fields = keyed(fields)
+    path = results / "records" / f"{fields['key']}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(fields))
     return path

@@ -7,12 +7,13 @@ import statistics
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 from harness_kit import Outcome, correct, make_record, records_of, run_here
+from msgspec.structs import replace
 
 from harness import ablation
+from harness.record.record import Config, Record
 from harness.report.ablations import ablation_grid, ablations
 from spdfq.ablation import ROWS
 from spdfq.method import SPDFQ, SPDFQConfig
@@ -53,11 +54,13 @@ def test_every_row_is_a_cell_and_prints_beside_the_paper(tmp_path: Path, monkeyp
         assert cells[5] == f"{row.reported:.2f}"
 
 
-def row_records(images: int, hits: dict[str, dict[int, list[bool]]]) -> list[dict[str, Any]]:
+def row_records(images: int, hits: dict[str, dict[int, list[bool]]]) -> list[Record]:
     """Return the records of rows of an ablation with so many images, given their correctness by row and seed."""
     return [
-        make_record(f"{images} {row.name} {seed}", method="spdfq", seed=seed, hits=found, overrides={"a": images})
-        | {"config": {"method": asdict(SPDFQConfig(images=images, **row.settings)), "backend": {}}}
+        replace(
+            make_record(f"{images} {row.name} {seed}", method="spdfq", seed=seed, hits=found, overrides={"a": images}),
+            config=Config(asdict(SPDFQConfig(images=images, **row.settings)), {}),
+        )
         for row in ROWS
         for seed, found in hits.get(row.name, {}).items()
     ]

@@ -37,8 +37,8 @@ from harness.inputs.digits import digits_split
 from harness.inputs.image_sets import limited
 from harness.inputs.weights import find_weights, load_model
 from harness.inputs.zoo import ENTRIES, PARAMETERS
+from harness.record import correctness
 from harness.record.files import hash_file
-from harness.record.records import unpack_bits
 
 RUN = [
     *TINY,
@@ -110,7 +110,7 @@ def test_records_have_the_documented_shape(run: tuple[Path, Outcome]) -> None:
 
 def test_metrics_follow_from_the_images_that_were_right(run: tuple[Path, Outcome]) -> None:
     for record in records_of(run[0]).values():
-        found, hits = record["metrics"], unpack_bits(record["correct_bits"], 50)
+        found, hits = record["metrics"], correctness.unpack(record["correct_bits"], 50)
         share = sum(hits) / 50
         assert found["n"] == record["cell"]["data"]["n"] == 50
         assert found["top1"] == pytest.approx(100 * share)
@@ -131,7 +131,7 @@ def test_fp32_cells_are_the_model_itself(run: tuple[Path, Outcome]) -> None:
         if cell[3] == "w32a32":
             assert record["metrics"]["agreement"] == 100.0
             assert record["metrics"]["kl"] == pytest.approx(0.0, abs=1e-6)
-            assert unpack_bits(record["correct_bits"], 50) == hits.tolist()
+            assert correctness.unpack(record["correct_bits"], 50).tolist() == hits.tolist()
             assert record["quantized_ops"] == []
         else:
             assert record["metrics"]["kl"] > 1e-6
@@ -247,7 +247,7 @@ def test_a_folder_of_images_is_measured_with_its_labels(tmp_path: Path) -> None:
     assert run_bench(tmp_path / "results", *words).code == 0
     [record] = records_of(tmp_path / "results").values()
     assert record["cell"]["data"]["name"] == "mine"
-    hits = unpack_bits(record["correct_bits"], 5)
+    hits = correctness.unpack(record["correct_bits"], 5)
     assert record["metrics"]["top1"] == record["metrics"]["fp32_top1"] == pytest.approx(20.0 * sum(hits))
     (folder / "2.jpg").write_bytes(b"broken")
     assert run_bench(tmp_path / "results", *words).code == 2

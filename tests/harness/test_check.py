@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_kit import ROOT, correct, keyed, make_record, put, run_here, run_leaderboard
+from harness_kit import ROOT, correct, keyed, make_fields, put, run_here, run_leaderboard, typed
 
 from harness import check
 from harness.record.records import load_records, write_record
 from harness.report.tables import leaderboards
 
 GOOD = keyed(
-    {**make_record("", hits=correct(100, 60)), "quantized_ops": [{"operation": "o", "quantizer": "q", "bits": 4}]}
+    {**make_fields("", hits=correct(100, 60)), "quantized_ops": [{"operation": "o", "quantizer": "q", "bits": 4}]}
 )
 
 
@@ -33,9 +33,9 @@ def test_the_committed_records_fit() -> None:
 
 
 def test_sound_and_failed_records_pass(tmp_path: Path) -> None:
-    write_record(tmp_path, GOOD)
-    failed = keyed(make_record("", seed=1, status="failed"))
-    write_record(tmp_path, failed)
+    write_record(tmp_path, typed(GOOD))
+    failed = keyed(make_fields("", seed=1, status="failed"))
+    write_record(tmp_path, typed(failed))
     done = run_check(str(tmp_path))
     assert (done.code, done.err) == (0, "")
     assert done.out == "2 records checked, 0 with problems, 1 of failed cells.\n"
@@ -44,9 +44,9 @@ def test_sound_and_failed_records_pass(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"schema": 2}, "is of schema 2, not 1"),
-        ({"meaningless": "no"}, "$.meaningless 'no' is not of type 'boolean'"),
-        ({"quantized_ops": [{"operation": "x"}]}, "'quantizer' is a required property"),
+        ({"schema": 2}, "is no record: Invalid enum value 2 - at `$.schema`"),
+        ({"meaningless": "no"}, "Expected `bool`, got `str` - at `$.meaningless`"),
+        ({"quantized_ops": [{"operation": "x"}]}, "Object missing required field `quantizer` - at `$[0]`"),
         ({"images_sha256": "short"}, "$.images_sha256"),
         ({"error": "but ok"}, "$.error"),
     ],
@@ -116,15 +116,15 @@ def damaged(rng: random.Random, content: bytes) -> bytes:
 
 def test_two_thousand_damaged_records_are_all_named_and_none_is_counted(tmp_path: Path) -> None:
     rng = random.Random(0)
-    good = keyed(make_record("", method="good", hits=correct(100, 60)))
-    write_record(tmp_path, good)
+    good = keyed(make_fields("", method="good", hits=correct(100, 60)))
+    write_record(tmp_path, typed(good))
     names = {f"{good['key']}.json"}
     for number in range(2000):
         record = keyed({**GOOD, "cell": {**GOOD["cell"], "seed": number}})
         write_unsynced(tmp_path, record, rng)
         names.add(f"{record['key']}.json")
-    found = load_records([tmp_path], details=True)
-    assert [record["key"] for record in found.sound] == [good["key"]]
+    found = load_records([tmp_path])
+    assert [record.key for record in found.sound] == [good["key"]]
     assert len(found.problems) == 2000
     [table] = leaderboards(found.sound)
     assert [label for label, _ in table.rows] == ["FP32", "good + minmax"]
@@ -140,7 +140,7 @@ def test_two_thousand_damaged_records_are_all_named_and_none_is_counted(tmp_path
 
 def write_unsynced(results: Path, record: dict[str, Any], rng: random.Random) -> None:
     """Write a record, sealed as `write_record` does, and damage it."""
-    from harness.record.validation import sealed
+    from harness.record.seal import sealed
 
     content = sealed(record)
     broken = damaged(rng, content)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_kit import correct, make_record, put, run_here
+from harness_kit import correct, make_fields, put, run_here
 
 from harness import compare
 
 
 def write(folder: Path, hits: dict[str, int], **fields: Any) -> str:
     for method, count in hits.items():
-        put(folder, make_record("", method=method, hits=correct(200, count), **fields))
+        put(folder, make_fields("", method=method, hits=correct(200, count), **fields))
     return str(folder)
 
 
@@ -77,7 +77,7 @@ def test_git_revisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bad_input_is_one_sentence(tmp_path: Path) -> None:
     a = write(tmp_path / "a", {"m": 150})
-    put(tmp_path / "b", make_record("", method="m", data_sha256="f" * 64))
+    put(tmp_path / "b", make_fields("", method="m", data_sha256="f" * 64))
     for words in ([a, str(tmp_path / "b")], [a, str(tmp_path / "empty")], [a, "--fail-under=-1", a]):
         (tmp_path / "empty").mkdir(exist_ok=True)
         done = run_here(compare.main, words)

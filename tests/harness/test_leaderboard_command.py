@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from harness_kit import correct, make_record, put, python, run_leaderboard
+from harness_kit import correct, make_fields, put, python, run_leaderboard
 
 
 def test_no_records_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
@@ -17,22 +17,22 @@ def test_no_records_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
 
 
 def test_only_failures_are_no_records(tmp_path: Path) -> None:
-    put(tmp_path, make_record("a", status="failed"))
+    put(tmp_path, make_fields("a", status="failed"))
     done = run_leaderboard(str(tmp_path))
     assert done.code == 2
     assert "1 failed cells" in done.err
 
 
 def test_damaged_records_are_named_and_not_counted(tmp_path: Path) -> None:
-    put(tmp_path, make_record("a", top1=40.0))
-    torn = put(tmp_path, make_record("b", method="real", top1=99.0))
+    put(tmp_path, make_fields("a", top1=40.0))
+    torn = put(tmp_path, make_fields("b", method="real", top1=99.0))
     torn.write_text('{"schema": 1, "metr')
-    foreign = put(tmp_path, {**make_record("c", method="spdfq", top1=98.0), "schema": 7})
+    foreign = put(tmp_path, {**make_fields("c", method="spdfq", top1=98.0), "schema": 7})
     done = run_leaderboard(str(tmp_path), "--format", "md")
     assert done.code == 0
     assert set(done.err.splitlines()) == {
         f"Not counted: {torn.name} is not readable JSON.",
-        f"Not counted: {foreign.name} is of schema 7, not 1.",
+        f"Not counted: {foreign.name} is no record: Invalid enum value 7 - at `$.schema`.",
     }
     assert "| noise + minmax | **40.00** | 50.0 |" in done.out
     assert "real" not in done.out
@@ -40,15 +40,15 @@ def test_damaged_records_are_named_and_not_counted(tmp_path: Path) -> None:
 
 
 def test_several_folders_make_one_table(tmp_path: Path) -> None:
-    put(tmp_path / "one", make_record("a", seed=0, top1=40.0))
-    put(tmp_path / "two", make_record("a", seed=0, top1=40.0))
-    put(tmp_path / "two", make_record("b", seed=1, top1=50.0))
+    put(tmp_path / "one", make_fields("a", seed=0, top1=40.0))
+    put(tmp_path / "two", make_fields("a", seed=0, top1=40.0))
+    put(tmp_path / "two", make_fields("b", seed=1, top1=50.0))
     done = run_leaderboard(str(tmp_path / "one"), str(tmp_path / "two"), "--format", "md")
     assert "**45.00 ± 7.07**" in done.out
 
 
 def test_console(tmp_path: Path) -> None:
-    put(tmp_path, make_record("a", top1=40.0))
+    put(tmp_path, make_fields("a", top1=40.0))
     done = run_leaderboard(str(tmp_path))
     assert done.code == 0
     for word in ("Top-1, % - val, n = 100", "FP32", "80.00", "noise + minmax", "40.00", "vit_x w4a4"):
@@ -71,7 +71,7 @@ def test_a_piped_table_is_whole_and_marks_the_best(tmp_path: Path, monkeypatch: 
 def test_a_wide_table_goes_on_below_and_no_figure_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     for number in range(12):
-        put(tmp_path, make_record("", model=f"a_long_model_name_{number}", hits=correct(1000, 501 + number)))
+        put(tmp_path, make_fields("", model=f"a_long_model_name_{number}", hits=correct(1000, 501 + number)))
     done = run_leaderboard(str(tmp_path))
     for number in range(12):
         assert done.out.count(f"{(501 + number) / 10:.2f}") == 1
@@ -81,7 +81,7 @@ def test_a_wide_table_goes_on_below_and_no_figure_is_cut(tmp_path: Path, monkeyp
 
 
 def test_files_hold_what_the_console_would_print(tmp_path: Path) -> None:
-    put(tmp_path / "results", make_record("a", top1=40.0))
+    put(tmp_path / "results", make_fields("a", top1=40.0))
     out = tmp_path / "out"
     done = run_leaderboard(str(tmp_path / "results"), "--format", "all", "--out", str(out))
     assert done.code == 0
@@ -95,7 +95,7 @@ def test_files_hold_what_the_console_would_print(tmp_path: Path) -> None:
 
 def test_pairs_are_printed_and_written(tmp_path: Path) -> None:
     for method, hits in (("a", 80), ("b", 60)):
-        put(tmp_path / "results", make_record("", method=method, hits=correct(100, hits)))
+        put(tmp_path / "results", make_fields("", method=method, hits=correct(100, hits)))
     words = [str(tmp_path / "results"), "--pairs"]
     done = run_leaderboard(*words)
     assert done.code == 0
@@ -107,7 +107,7 @@ def test_pairs_are_printed_and_written(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_done_is_one_sentence(tmp_path: Path) -> None:
-    put(tmp_path, make_record("a"))
+    put(tmp_path, make_fields("a"))
     for words in (
         ["--format", "all"],
         ["--pairs"],
@@ -120,7 +120,7 @@ def test_what_cannot_be_done_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_an_output_folder_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
-    put(tmp_path, make_record("a"))
+    put(tmp_path, make_fields("a"))
     (tmp_path / "file").write_text("")
     done = run_leaderboard(str(tmp_path), "--format", "md", "--out", str(tmp_path / "file" / "below"))
     assert done.code == 2
@@ -129,7 +129,7 @@ def test_an_output_folder_that_cannot_be_is_one_sentence(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("form", ["console", "md", "csv", "latex", "html"])
 def test_torch_is_never_imported(tmp_path: Path, form: str) -> None:
-    put(tmp_path, make_record("a", top1=40.0))
+    put(tmp_path, make_fields("a", top1=40.0))
     script = (
         "import sys, harness.leaderboard\n"
         f"code = harness.leaderboard.main([{str(tmp_path)!r}, '--format', {form!r}])\n"

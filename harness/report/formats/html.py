@@ -12,8 +12,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from harness.record.parse import Operations
 from harness.report.formats import plots
 from harness.report.formats.plots import Plot, Point
 from harness.report.measurements import Measurement, megabytes
@@ -87,7 +87,7 @@ def page(tables: Sequence[Table], reported: Sequence[Grid], folders: Sequence[Pa
         trim_blocks=True,
         keep_trailing_newline=True,
     )
-    operations: list[list[dict[str, Any]]] = []
+    operations: list[Operations] = []
     entries = list(_entries(tables, folders, operations))
     script, style = ((_TEMPLATES / name).read_text() for name in ("page.js", "page.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -104,7 +104,7 @@ def page(tables: Sequence[Table], reported: Sequence[Grid], folders: Sequence[Pa
     )
 
 
-def _entries(tables: Sequence[Table], folders: Sequence[Path], operations: list[Any]) -> Iterator[Entry]:
+def _entries(tables: Sequence[Table], folders: Sequence[Path], operations: list[Operations]) -> Iterator[Entry]:
     """Yield the entries of all tables; lists of quantized operations go to `operations`, each once."""
     number = 0
     for table in tables:
@@ -116,13 +116,13 @@ def _entries(tables: Sequence[Table], folders: Sequence[Path], operations: list[
                 line = value.lines[0]
                 size = line.size_bytes / 1e6 if line.size_bytes else megabytes(line.model, line.bits, line.parameters)
                 found = find_synthesis(line.record, folders)
-                place = _place(operations, line.record.get("quantized_ops"))
+                place = _place(operations, line.record.quantized_ops)
                 yield Entry(number, f"{line.data}, n = {line.n}", label, value, size, found, place)
 
 
-def _place(known: list[Any], found: Any) -> int | None:
-    """Return the number (from 1) of a list of operations among those known, adding it; None when it is none."""
-    if not isinstance(found, list) or not found or not all(isinstance(each, dict) for each in found):
+def _place(known: list[Operations], found: Operations) -> int | None:
+    """Return the number (from 1) of a list of operations among those known, adding it; None when it is empty."""
+    if not found:
         return None
     if found not in known:
         known.append(found)

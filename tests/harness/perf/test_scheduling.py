@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from harness_kit import make_record
+from msgspec.structs import replace
 
 from harness.perf.scheduling import list_schedule, schedule_of
+from harness.record.record import Record, Stage, Stages
 
 
 @pytest.mark.parametrize(
@@ -24,12 +24,11 @@ def test_list_schedule(rows: list[tuple[float, list[float]]], workers: int, expe
     assert list_schedule(rows, workers) == pytest.approx(expected)
 
 
-def recorded(method: str, bits: str, seed: int, end: str, cached: bool = False) -> dict[str, Any]:
-    record = make_record("k", method=method, bits=bits, seed=seed)
-    stages = {name: {"seconds": 2.0, "peak_mb": 1.0, "cached": False} for name in record["stages"]}
-    stages["synthesize"]["cached"] = cached
-    started = {"started": "2026-01-01T00:00:00+00:00", "time": f"2026-01-01T00:00:{end}+00:00"}
-    return {**record, "stages": stages, "provenance": started}
+def recorded(method: str, bits: str, seed: int, end: str, cached: bool = False) -> Record:
+    record, stage = make_record("k", method=method, bits=bits, seed=seed), Stage(2.0, 1.0, cached=False)
+    stages = Stages(Stage(2.0, 1.0, cached), stage, stage)
+    when = {"started": "2026-01-01T00:00:00+00:00", "time": f"2026-01-01T00:00:{end}+00:00"}
+    return replace(record, stages=stages, provenance=replace(record.provenance, **when))
 
 
 def test_syntheses_are_counted_from_records_and_time_is_held_against_the_schedule() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness_kit import make_record, put
+from harness_kit import make_fields, put, typed
 
 from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import DataSource
@@ -69,10 +69,10 @@ def test_references_come_first_then_syntheses_then_the_dearest_cells(tmp_path: P
 def finished(job: CellJob, status: str = "ok") -> dict[str, Any]:
     identity, count = job.identity, job.cell.data["n"]
     return {
-        **make_record(job.key, status=status, n=count, top1=100.0, fp32=100.0, agreement=100.0),
+        **make_fields(job.key, status=status, n=count, top1=100.0, fp32=100.0, agreement=100.0),
         "cell": asdict(job.cell),
-        "versions": {"method": identity.method_version, "backend": identity.backend_version},
-        "weights": {"sha256": identity.weights_sha256},
+        "versions": {"method": identity.method_version, "backend": identity.backend_version, "libraries": {}},
+        "weights": {"tag": "t", "sha256": identity.weights_sha256},
     }
 
 
@@ -81,22 +81,22 @@ def test_recorded_cells_and_what_only_they_need_are_dropped(tmp_path: Path) -> N
     mine = [job for job in plan.cells if job.cell.method == "noise" and job.cell.seed == 1]
     assert len(mine) == 4
     for job in mine[:-1]:
-        write_record(tmp_path, finished(job))
+        write_record(tmp_path, typed(finished(job)))
     again = make_plan([request_for()], tmp_path)
     assert counts(again) == (1, 4, 13)
-    write_record(tmp_path, finished(mine[-1]))
+    write_record(tmp_path, typed(finished(mine[-1])))
     again = make_plan([request_for()], tmp_path)
     assert counts(again) == (1, 3, 12)
     assert again.recorded == {job.key for job in mine}
     assert len(again.cells) == 16
     for job in plan.cells:
-        write_record(tmp_path, finished(job))
+        write_record(tmp_path, typed(finished(job)))
     assert make_plan([request_for()], tmp_path).jobs == []
 
 
 def test_failed_and_damaged_records_are_run_again(tmp_path: Path) -> None:
     plan = make_plan([request_for()], tmp_path)
-    write_record(tmp_path, finished(plan.cells[0], "failed"))
+    write_record(tmp_path, typed(finished(plan.cells[0], "failed")))
     put(tmp_path, finished(plan.cells[1])).write_text("{")
     put(tmp_path, {**finished(plan.cells[2]), "schema": 2})
     again = make_plan([request_for()], tmp_path)

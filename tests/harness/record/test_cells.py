@@ -65,7 +65,7 @@ def test_keys_are_stable_and_of_three_kinds() -> None:
     assert keys == [
         cell_key(replace(CELL), replace(IDENTITY)),
         synthesis_key(replace(CELL), replace(IDENTITY)),
-        reference_key("m", "weights", dict(CELL.data)),
+        reference_key("m", "weights", {"name": "val", "n": 5, "sha256": "d"}),
     ]
     assert len(set(keys)) == 3
     assert all(len(key) == 64 and set(key) <= set("0123456789abcdef") for key in keys)
@@ -75,4 +75,4 @@ def test_a_reference_depends_on_model_weights_and_images() -> None:
     key = reference_key("m", "weights", CELL.data)
     assert key != reference_key("n", "weights", CELL.data)
     assert key != reference_key("m", "other", CELL.data)
-    assert key != reference_key("m", "weights", {**CELL.data, "sha256": "e"})
+    assert key != reference_key("m", "weights", {"name": "val", "n": 5, "sha256": "e"})

@@ -11,75 +11,97 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness_kit import correct, keyed, make_record, put
+from harness_kit import correct, keyed, make_fields, put, typed
+from msgspec.structs import replace
 
+from harness.record import correctness
+from harness.record.parse import UnsoundRecord
+from harness.record.record import Failed, Finished, Operation
 from harness.record.records import (
+    damage,
     is_recorded,
     load_records,
-    pack_bits,
     read_record,
     record_path,
-    unpack_bits,
     write_record,
 )
 
-KEY = keyed(make_record(""))["key"]
+KEY = keyed(make_fields(""))["key"]
+
+
+def write(results: Path, fields: dict[str, Any]) -> None:
+    write_record(results, typed(fields))
+
+
+def problem_of(path: Path) -> str:
+    """Return why a record's file does not count, and see that no reader counts it."""
+    with pytest.raises(UnsoundRecord) as found:
+        read_record(path)
+    assert load_records([path.parents[1]]).sound == []
+    assert not is_recorded(path.parents[1], path.stem)
+    assert damage(path.parents[1], path.stem) == f"{path.name} {found.value}"
+    return str(found.value)
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    record = make_record(KEY)
-    write_record(tmp_path, record)
+    record = make_fields(KEY)
+    write(tmp_path, record)
     path = tmp_path / "records" / f"{KEY}.json"
     assert record_path(tmp_path, KEY) == path
     found = json.loads(path.read_text())
-    assert read_record(path) == (found, None)
+    assert read_record(path).sha256 == found["sha256"]
+    assert replace(read_record(path), sha256=None) == typed(record)
     assert found.pop("sha256")
     assert found == record
     assert is_recorded(tmp_path, KEY)
 
 
 def test_a_failure_is_kept_but_does_not_count_as_done(tmp_path: Path) -> None:
-    write_record(tmp_path, make_record(KEY, status="failed"))
-    found, problem = read_record(record_path(tmp_path, KEY))
-    assert problem is None
-    assert found["error"] == "RuntimeError: boom"
+    write(tmp_path, make_fields(KEY, status="failed"))
+    found = read_record(record_path(tmp_path, KEY))
+    assert isinstance(found, Failed)
+    assert found.error == "RuntimeError: boom"
     assert not is_recorded(tmp_path, KEY)
     assert not is_recorded(tmp_path, "x" * 64)
 
 
 def test_a_failure_never_overwrites_a_success_but_the_other_way(tmp_path: Path) -> None:
-    write_record(tmp_path, make_record(KEY, status="failed"))
-    write_record(tmp_path, make_record(KEY, top1=51.0))
-    write_record(tmp_path, make_record(KEY, status="failed"))
-    assert read_record(record_path(tmp_path, KEY))[0]["metrics"]["top1"] == 51.0
+    write(tmp_path, make_fields(KEY, status="failed"))
+    write(tmp_path, make_fields(KEY, top1=51.0))
+    write(tmp_path, make_fields(KEY, status="failed"))
+    found = read_record(record_path(tmp_path, KEY))
+    assert isinstance(found, Finished)
+    assert found.metrics.top1 == 51.0
 
 
 def test_a_failure_may_overwrite_a_damaged_success(tmp_path: Path) -> None:
-    put(tmp_path, make_record(KEY)).write_text('{"schema": 1')
-    write_record(tmp_path, make_record(KEY, status="failed"))
-    assert read_record(record_path(tmp_path, KEY))[0]["status"] == "failed"
+    put(tmp_path, make_fields(KEY)).write_text('{"schema": 1')
+    write(tmp_path, make_fields(KEY, status="failed"))
+    assert isinstance(read_record(record_path(tmp_path, KEY)), Failed)
 
 
 def test_nan_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        write_record(tmp_path, make_record(KEY, top1=float("nan")))
+        record = typed(make_fields(KEY))
+        assert isinstance(record, Finished)
+        write_record(tmp_path, replace(record, metrics=replace(record.metrics, kl=float("nan"))))
     assert not record_path(tmp_path, KEY).exists()
 
 
 def changed(**changes: Any) -> dict[str, Any]:
-    return {**make_record(KEY), **changes}
+    return {**make_fields(KEY), **changes}
 
 
 def without(name: str) -> dict[str, Any]:
-    return {key: value for key, value in make_record(KEY).items() if key != name}
+    return {key: value for key, value in make_fields(KEY).items() if key != name}
 
 
 def measured(**changes: Any) -> dict[str, Any]:
-    return changed(metrics={**make_record(KEY)["metrics"], **changes})
+    return changed(metrics={**make_fields(KEY)["metrics"], **changes})
 
 
 def celled(**changes: Any) -> dict[str, Any]:
-    return changed(cell={**make_record(KEY)["cell"], **changes})
+    return changed(cell={**make_fields(KEY)["cell"], **changes})
 
 
 HITS = correct(100, 50)
@@ -90,7 +112,7 @@ def mixed(**changes: Any) -> dict[str, Any]:
     """Return a record whose head has eight bits, called by the digest of what is written here."""
     table = {"default": "w4a4", "patterns": [["head", "w8a8"]], "layers": {"head": "w8a8", "fc1": "w4a4"}}
     digest = hashlib.sha256(json.dumps(["w4a4", [["head", "w8a8"]]]).encode()).hexdigest()[:8]
-    record = make_record("", bits=f"w4a4+plan-{digest}")
+    record = make_fields("", bits=f"w4a4+plan-{digest}")
     return keyed({**record, "layer_bits": table, "costs": COSTS, **changes})
 
 
@@ -107,20 +129,20 @@ UNSOUND = {
     "n of another number": measured(n=99),
     "top1 of half an image": measured(top1=50.5, stderr=math.sqrt(50.5 * 49.5 / 100)),
     "top1 that its bits do not give": {
-        **make_record(KEY, hits=HITS),
-        "metrics": make_record(KEY, top1=51.0)["metrics"],
+        **make_fields(KEY, hits=HITS),
+        "metrics": make_fields(KEY, top1=51.0)["metrics"],
     },
-    "bits of fewer images": {**make_record(KEY), "correct_bits": pack_bits(correct(80, 50))},
-    "bits beyond the last image": {**make_record(KEY), "correct_bits": pack_bits(correct(104, 50))},
-    "bits of a list": {**make_record(KEY), "correct_bits": [1, 0]},
-    "bits of other text": {**make_record(KEY), "correct_bits": "?" * 16},
+    "bits of fewer images": {**make_fields(KEY), "correct_bits": correctness.pack(correct(80, 50))},
+    "bits beyond the last image": {**make_fields(KEY), "correct_bits": correctness.pack(correct(104, 50))},
+    "bits of a list": {**make_fields(KEY), "correct_bits": [1, 0]},
+    "bits of other text": {**make_fields(KEY), "correct_bits": "?" * 16},
     "top5 below top1": measured(top5=49.0),
     "stderr of another top1": measured(stderr=4.9),
     "kl of text": measured(kl="low"),
     "negative seconds": changed(stages={"synthesize": {"seconds": -1.0, "peak_mb": 1.0}}),
     "stage of text": changed(stages={"synthesize": "fast"}),
     "another seed than its key": celled(seed=1),
-    "another method version than its key": changed(versions={"method": 2, "backend": 1}),
+    "another method version than its key": changed(versions={"method": 2, "backend": 1, "libraries": {}}),
     "no weights": without("weights"),
     "calibration of text": celled(calibration="train"),
     "top1 of 101": measured(top1=101.0),
@@ -133,7 +155,7 @@ UNSOUND = {
     "costs without products": changed(costs={"size_bytes": 4000}),
     "fewer bit operations than products": changed(costs={**COSTS, "bitops": 15_999}),
     "more bit operations than floating point": changed(costs={**COSTS, "bitops": 1_024_001}),
-    "smaller than its parameters": changed(weights={"sha256": "w" * 64, "parameters": 8002}, costs=COSTS),
+    "smaller than its parameters": changed(weights={"tag": "t", "sha256": "w" * 64, "parameters": 8002}, costs=COSTS),
     "bits per layer of uniform bits": changed(layer_bits=mixed()["layer_bits"]),
     "list": [1, 2],
     "text": "record",
@@ -146,148 +168,131 @@ UNSOUND = {
 
 
 REASONS = {
-    "costs of text": "has no sound costs",
-    "costs of half a byte": "has no sound costs",
-    "costs without products": "has no sound costs",
+    "smaller than its parameters": "has a size below that of its parameters at their bits",
+    "another method version than its key": "has a key that does not follow",
     "fewer bit operations than products": "has bit operations that its products cannot take",
     "more bit operations than floating point": "has bit operations that its products cannot take",
-    "smaller than its parameters": "has a size below that of its parameters at their bits",
     "bits per layer of uniform bits": "has bits per layer that its cell does not name",
-    "schema 2": "is of schema 2, not 1",
-    "n of zero": "counts no images",
     "n of another number": "is no whole number of 99 images",
     "top1 of half an image": "has a top1 that is no whole number of 100 images",
     "top1 that its bits do not give": "has a top1 that its per-image correctness does not give",
     "bits of fewer images": "another number of images than 100",
     "bits beyond the last image": "another number of images than 100",
-    "bits of a list": "unreadable per-image correctness",
     "bits of other text": "unreadable per-image correctness",
     "top5 below top1": "has a top5 below its top1",
     "stderr of another top1": "has a stderr that does not follow from its top1",
-    "negative seconds": "no sound cost of the stage 'synthesize'",
     "another seed than its key": "has a key that does not follow",
-    "another method version than its key": "has a key that does not follow",
-    "no weights": "has a key that does not follow",
 }
 
 
 @pytest.mark.parametrize("name", UNSOUND)
 def test_unsound_records_are_named_and_not_counted(tmp_path: Path, name: str) -> None:
-    path = put(tmp_path, make_record(KEY))
+    path = put(tmp_path, make_fields(KEY))
     path.write_text(json.dumps(UNSOUND[name]))
-    found, problem = read_record(path)
-    assert found == {}
-    assert problem is not None
-    assert problem.startswith(f"{KEY}.json ")
-    assert REASONS.get(name, "") in problem
-    assert not is_recorded(tmp_path, KEY)
+    assert REASONS.get(name, "is no record") in problem_of(path)
 
 
 def test_costs_that_can_be_count(tmp_path: Path) -> None:
     for seed, costs in enumerate((COSTS, {**COSTS, "bitops": 1_024_000})):
-        write_record(tmp_path, keyed({**make_record("", seed=seed), "costs": costs}))
-    write_record(tmp_path, mixed())
+        write(tmp_path, keyed({**make_fields("", seed=seed), "costs": costs}))
+    write(tmp_path, mixed())
     found = load_records([tmp_path])
     assert found.problems == []
-    assert sorted(record["costs"]["bitops"] for record in found.sound) == [16_000, 16_000, 1_024_000]
+    assert sorted(one.costs.bitops for one in found.sound if isinstance(one, Finished) and one.costs) == [
+        16_000,
+        16_000,
+        1_024_000,
+    ]
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"layer_bits": None}, "lacks the bits per layer that its cell names"),
-        ({"layer_bits": {"default": "w4a4", "patterns": "head"}}, "lacks the bits per layer that its cell names"),
-        ({"layer_bits": {"default": "w4a8", "patterns": [["head", "w8a8"]]}}, "lacks the bits per layer"),
         (
-            {"layer_bits": {"default": "w4a4", "patterns": [["head", "w8a4"]]}},
+            {"layer_bits": {"default": "w4a8", "patterns": [["head", "w8a8"]], "layers": {}}},
+            "lacks the bits per layer",
+        ),
+        (
+            {"layer_bits": {"default": "w4a4", "patterns": [["head", "w8a4"]], "layers": {}}},
             "other bits per layer than its cell names",
         ),
-        ({"layer_bits": {"default": "w4a4", "patterns": [["head"]]}}, "lacks the bits per layer that its cell names"),
+        ({"layer_bits": {"default": "w4a4", "patterns": [["head"]], "layers": {}}}, "Expected `array` of length 2"),
         ({"costs": {**COSTS, "bitops": 3999}}, "has bit operations that its products cannot take"),
     ],
 )
 def test_mixed_bits_are_those_their_cell_names(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
-    problem = read_record(put(tmp_path, mixed(**changes)))[1]
-    assert problem is not None
-    assert reason in problem
+    assert reason in problem_of(put(tmp_path, mixed(**changes)))
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, json.dumps(make_record(KEY)).encode()[:-40]]
+    "content", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, json.dumps(make_fields(KEY)).encode()[:-40]]
 )
 def test_damaged_files_are_named_and_not_counted(tmp_path: Path, content: bytes) -> None:
-    path = put(tmp_path, make_record(KEY))
+    path = put(tmp_path, make_fields(KEY))
     path.write_bytes(content)
-    problem = read_record(path)[1]
-    assert problem is not None
-    assert f"{KEY}.json" in problem
-    assert not is_recorded(tmp_path, KEY)
+    assert problem_of(path) in ("is not readable JSON", "is no record: Expected `object`, got `array`")
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
 def test_what_is_no_number_in_a_file_does_not_count(tmp_path: Path, value: str) -> None:
-    path = put(tmp_path, make_record(KEY))
+    path = put(tmp_path, make_fields(KEY))
     path.write_text(path.read_text().replace('"top1": 50.0', f'"top1": {value}'))
     assert value in path.read_text()
-    problem = read_record(path)[1]
-    assert problem is not None
-    assert "not readable JSON" in problem or "no sound top1" in problem
+    assert problem_of(path) in ("is not readable JSON", "is no record: Number out of range - at `$.metrics.top1`")
 
 
 def test_a_record_under_another_name_does_not_count(tmp_path: Path) -> None:
-    path = put(tmp_path, make_record(KEY))
+    path = put(tmp_path, make_fields(KEY))
     path = path.rename(path.with_name("copy.json"))
-    problem = read_record(path)[1]
-    assert problem is not None
-    assert "copy.json" in problem
-    assert "key" in problem
+    assert problem_of(path) == "does not hold the key it is named by"
 
 
 def seeded(seed: int, status: str = "ok", **fields: Any) -> dict[str, Any]:
-    return keyed(make_record("", seed=seed, status=status, **fields))
+    return keyed(make_fields("", seed=seed, status=status, **fields))
 
 
 def test_loading_counts_each_key_once_and_prefers_success(tmp_path: Path) -> None:
     first, second = tmp_path / "one", tmp_path / "two"
     for seed, status in ((1, "ok"), (2, "failed"), (3, "ok")):
-        write_record(first, seeded(seed, status))
+        write(first, seeded(seed, status))
     for seed, status in ((1, "failed"), (2, "ok"), (4, "failed")):
-        write_record(second, seeded(seed, status))
+        write(second, seeded(seed, status))
     put(second, changed(schema=9))
     (second / "records" / ".a.json.x.tmp").write_text("{")
     found = load_records([first, second, tmp_path / "absent"])
-    assert {record["cell"]["seed"]: record["status"] for record in found.sound} == {
+    assert {record.cell.seed: "ok" if isinstance(record, Finished) else "failed" for record in found.sound} == {
         1: "ok",
         2: "ok",
         3: "ok",
         4: "failed",
     }
-    assert [record["key"] for record in found.sound] == sorted(record["key"] for record in found.sound)
+    assert [record.key for record in found.sound] == sorted(record.key for record in found.sound)
     assert len(found.problems) == 1
     assert KEY in found.problems[0]
 
 
 def test_two_successes_of_one_key_that_differ_are_named(tmp_path: Path) -> None:
     for folder, top1 in (("one", 50.0), ("two", 50.0), ("three", 51.0)):
-        write_record(tmp_path / folder, seeded(1, top1=top1))
+        write(tmp_path / folder, seeded(1, top1=top1))
     assert load_records([tmp_path / "one", tmp_path / "two"]).problems == []
     found = load_records([tmp_path / "one", tmp_path / "three"])
-    assert [record["metrics"]["top1"] for record in found.sound] == [50.0]
+    assert [record.metrics.top1 for record in found.sound if isinstance(record, Finished)] == [50.0]
     assert len(found.problems) == 1
     assert f"{seeded(1)['key']}.json is there twice" in found.problems[0]
 
 
-def test_quantized_operations_are_kept_only_for_details(tmp_path: Path) -> None:
+def test_records_share_what_they_say_of_the_same_operations(tmp_path: Path) -> None:
     operation = {"operation": "head weight", "quantizer": "uniform", "bits": 4}
-    write_record(tmp_path, {**make_record(KEY), "quantized_ops": [operation]})
-    [plain] = load_records([tmp_path]).sound
-    [full] = load_records([tmp_path], details=True).sound
-    assert "quantized_ops" not in plain
-    assert full["quantized_ops"] == [operation]
+    for seed in (0, 1):
+        write(tmp_path, {**seeded(seed), "quantized_ops": [operation]})
+    [first, second] = [one for one in load_records([tmp_path]).sound if isinstance(one, Finished)]
+    assert first.quantized_ops == (Operation("head weight", "uniform", 4),)
+    assert first.quantized_ops is second.quantized_ops
 
 
 def test_the_seal_is_the_sha256_of_the_text_before_it(tmp_path: Path) -> None:
-    write_record(tmp_path, make_record(KEY))
+    write(tmp_path, make_fields(KEY))
     text = record_path(tmp_path, KEY).read_text()
     head, mark, tail = text.partition(',\n "sha256": "')
     assert mark
@@ -304,25 +309,44 @@ def test_the_seal_is_the_sha256_of_the_text_before_it(tmp_path: Path) -> None:
     ],
 )
 def test_a_sealed_record_that_was_changed_does_not_count(tmp_path: Path, old: str, new: str) -> None:
-    write_record(tmp_path, make_record(KEY))
+    write(tmp_path, make_fields(KEY))
     path = record_path(tmp_path, KEY)
     assert path.read_text().count(old) == 1
     path.write_text(path.read_text().replace(old, new))
-    assert read_record(path) == ({}, f"{KEY}.json was changed since it was written: its sha256 does not fit")
+    assert problem_of(path) == "was changed since it was written: its sha256 does not fit"
+
+
+def test_a_checkout_with_carriage_returns_leaves_records_sound(tmp_path: Path) -> None:
+    write(tmp_path, make_fields(KEY))
+    path = record_path(tmp_path, KEY)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_record(path).key == KEY
+    path.write_bytes(path.read_bytes().replace(b"0.25", b"0.26"))
+    assert problem_of(path) == "was changed since it was written: its sha256 does not fit"
+
+
+@pytest.mark.parametrize("seed", [2**63, 2**64, 10**30])
+def test_a_seed_of_any_size_comes_back(tmp_path: Path, seed: int) -> None:
+    write(tmp_path, seeded(seed))
+    [record] = load_records([tmp_path]).sound
+    assert record.cell.seed == seed
+
+
+def test_what_no_file_can_hold_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    for fields in (seeded(0, method="\udcff"), seeded(0, status="failed", method="\ud800x")):
+        with pytest.raises(UnsoundRecord):
+            write(tmp_path, fields)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_packed_bits_by_hand() -> None:
-    assert (
-        pack_bits([True, False, False, False, False, False, False, True, True])
-        == base64.b64encode(bytes([0b10000001, 0b10000000])).decode()
-    )
-    assert unpack_bits(base64.b64encode(bytes([0b01100000])).decode(), 4) == [False, True, True, False]
-    assert pack_bits([]) == ""
+    nine = [True, False, False, False, False, False, False, True, True]
+    assert correctness.pack(nine) == base64.b64encode(bytes([0b10000001, 0b10000000])).decode()
+    assert correctness.unpack(base64.b64encode(bytes([0b01100000])).decode(), 4).tolist() == [0, 1, 1, 0]
+    assert correctness.pack([]) == ""
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 500])
-def test_packed_bits_are_numpys_and_come_back(count: int) -> None:
+def test_packed_bits_come_back(count: int) -> None:
     hits = np.random.default_rng(count).random(count) < 0.5
-    text = pack_bits(hits.tolist())
-    assert base64.b64decode(text) == np.packbits(hits).tobytes()
-    assert unpack_bits(text, count) == hits.tolist()
+    assert correctness.unpack(correctness.pack(hits), count).tolist() == hits.tolist()

@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from harness_kit import correct, keyed, make_record, put, run_leaderboard
+from harness_kit import PROVENANCE, correct, make_fields, make_record, put, run_leaderboard
 from PIL import Image
 
 from harness.inputs.zoo import PARAMETERS
 from harness.record.cache import Cache
-from harness.record.cells import recorded_synthesis
 from harness.report.formats.plots import Point, by_cost, curve
 from harness.report.measurements import megabytes
 from harness.report.statistics import front
@@ -37,15 +36,15 @@ def until(tab: Any, expression: str, argument: Any = None) -> None:
 def results(folder: Path) -> str:
     for number, (method, hits) in enumerate((("alpha", 90), ("beta", 60), (HOSTILE, 75))):
         for model in ("deit_t", "vit_s"):
-            record = make_record("", model=model, method=method, hits=correct(100, hits), fp32=95.0)
+            record = make_fields("", model=model, method=method, hits=correct(100, hits), fp32=95.0)
             record["stages"]["synthesize"] = {"seconds": 10.0 * (number + 1), "peak_mb": 1.0, "cached": False}
             record["config"] = {"method": {HOSTILE: HOSTILE}, "backend": {}}
-            record["provenance"]["command"] = f"python -m harness.bench {HOSTILE}"
+            record["provenance"] = {**PROVENANCE, "command": f"python -m harness.bench {HOSTILE}"}
             put(folder, {**record, "quantized_ops": [{"operation": HOSTILE, "quantizer": "uniform", "bits": 4}]})
-    sheet = recorded_synthesis(keyed(make_record("", model="deit_t", method="alpha")))
+    sheet = make_record("", model="deit_t", method="alpha").synthesis_key()
     cache = Cache.of(folder, "synthesis")
-    cache.store(str(sheet), {"images": torch.zeros(1)}, {"losses": {"total": [3.0, 2.0, 1.0], "short": [1.0]}})
-    Image.new("RGB", (2000, 100), "red").save(cache.path(str(sheet)).with_suffix(".png"))
+    cache.store(sheet, {"images": torch.zeros(1)}, {"losses": {"total": [3.0, 2.0, 1.0], "short": [1.0]}})
+    Image.new("RGB", (2000, 100), "red").save(cache.path(sheet).with_suffix(".png"))
     return str(folder)
 
 
@@ -139,13 +138,12 @@ def test_parameters_are_the_models(name: str) -> None:
 
 def test_a_damaged_cache_shows_nothing(tmp_path: Path) -> None:
     results(tmp_path)
-    record = keyed(make_record("", model="deit_t", method="alpha"))
-    path = Cache.of(tmp_path, "synthesis").path(str(recorded_synthesis(record)))
+    record = make_record("", model="deit_t", method="alpha")
+    path = Cache.of(tmp_path, "synthesis").path(record.synthesis_key())
     assert find_synthesis(record, [tmp_path]) is not None
     path.write_bytes(b"x" * 20)
     path.with_suffix(".png").write_bytes(b"x")
     assert find_synthesis(record, [tmp_path]) is None
-    assert find_synthesis({**record, "weights": {}}, [tmp_path]) is None
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 from harness_kit import make_record
+from msgspec.structs import replace
 
+from harness.record.record import UsedWeights
 from harness.report.measurements import COLUMNS, frame, measurements
 
 
@@ -20,7 +22,7 @@ def test_groups_of_a_frame_are_the_means_of_the_records() -> None:
 
 def test_whole_numbers_stay_whole_beside_missing_ones() -> None:
     records = [make_record("a"), make_record("b")]
-    records[0]["weights"]["parameters"] = 5_717_416
+    records[0] = replace(records[0], weights=UsedWeights("tag", "w" * 64, 5_717_416))
     values = frame(measurements(records)).parameters
     assert values.iloc[0] == 5_717_416
     assert values.dtype == pd.Int64Dtype()

@@ -51,8 +51,7 @@ def test_filters_take_lists_and_globs() -> None:
 
 
 def test_another_metric_is_shown_with_its_own_best() -> None:
-    records = [make_record("a"), make_record("b", method="real")]
-    records[1]["metrics"]["kl"] = 0.125
+    records = [make_record("a"), make_record("b", method="real", kl=0.125)]
     [table] = leaderboards(records, Layout(metric="kl"))
     assert table.title == "KL divergence from FP32, nats - val, n = 100"
     assert texts(table) == {"real + minmax": ["0.1250"], "noise + minmax": ["0.2500"]}

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from harness_kit import SHA, make_record, python
+from msgspec.structs import replace
 
+from harness.record.record import Config, Record
 from harness.search.importance import Importance, importances
 from harness.search.plot import draw_search
 from harness.search.report import best_toml, samples_grid
@@ -27,7 +29,7 @@ SEARCH = Search(
     space={"noise.a": Dimension((), 0.0, 1.0), "noise.b": Dimension((1, 2, 3))},
     base={"minmax.c": "x"},
     start={"noise.a": 0.5, "noise.b": 2},
-    images=[{"name": "val", "n": 50, "sha256": "half"}, {"name": "val", "n": 100, "sha256": SHA}],
+    images=[{"name": "val", "n": 50, "sha256": "5" * 64}, {"name": "val", "n": 100, "sha256": SHA}],
     weights_sha256="w" * 64,
     versions=[1, 1],
     data_free=True,
@@ -35,12 +37,13 @@ SEARCH = Search(
 )
 
 
-def record(a: float, b: int, seed: int, agreement: float, time: str = "1", **changes: Any) -> dict[str, Any]:
+def record(a: float, b: int, seed: int, agreement: float, time: str = "1", **changes: Any) -> Record:
     """Return a record of a sample of SEARCH; `overrides` holds what differs from the defaults a = 0, b = 1."""
     overrides = {"minmax.c": "x", **({"noise.a": a} if a else {}), **({"noise.b": b} if b != 1 else {})}
     words: dict[str, Any] = {"overrides": overrides, "agreement": agreement, "top1": None, "fp32": None} | changes
     made = make_record(f"{a} {b} {seed} {words}", seed=seed, **words)
-    return made | {"config": {"method": {"a": a, "b": b, "z": 0}, "backend": {"c": "x"}}, "provenance": {"time": time}}
+    config = Config({"a": a, "b": b, "z": 0}, {"c": "x"})
+    return replace(made, config=config, provenance=replace(made.provenance, time=time))
 
 
 def test_samples_are_found_by_what_they_are() -> None:
@@ -50,7 +53,7 @@ def test_samples_are_found_by_what_they_are() -> None:
         record(0.1, 1, 0, 90, bits="w8a8"),
         record(0.1, 1, 0, 90, method_version=2),
         record(0.1, 1, 0, 90, weights="v" * 64),
-        record(0.1, 1, 0, 90, data_sha256="other"),
+        record(0.1, 1, 0, 90, data_sha256="0" * 64),
         record(1.1, 1, 0, 90),  # outside the space
         record(0.1, 4, 0, 90),
         record(0.1, 1, 0, 90, overrides={"noise.a": 0.1}),  # without the settings of all samples
@@ -61,9 +64,9 @@ def test_samples_are_found_by_what_they_are() -> None:
         record(0.5, 2, 1, 70, "4"),
         record(0.0, 1, 0, 80, "1"),
         record(0.0, 1, 1, 81, "9"),
-        record(0.0, 1, 0, 84, "1", n=50, data_sha256="half"),
-        record(0.2, 3, 0, 99, "5", n=50, data_sha256="half"),
-        record(0.2, 3, 1, 98, "5", n=50, data_sha256="half"),
+        record(0.0, 1, 0, 84, "1", n=50, data_sha256="5" * 64),
+        record(0.2, 3, 0, 99, "5", n=50, data_sha256="5" * 64),
+        record(0.2, 3, 1, 98, "5", n=50, data_sha256="5" * 64),
         record(0.2, 3, 0, 99, "6"),  # the second seed is missing on all images
         record(0.3, 3, 0, 50, "7"),
         record(0.4, 3, 0, 50, "8", status="failed"),
@@ -88,12 +91,9 @@ def test_samples_are_found_by_what_they_are() -> None:
 
 def test_a_metric_that_is_not_finite_makes_a_failed_sample() -> None:
     by_kl = dataclasses.replace(SEARCH, metrics=["kl"], seeds=[0])
-    broken = record(0.1, 1, 0, 90)
-    broken["metrics"]["kl"] = None
-    fine = record(0.2, 1, 0, 10)
-    fine["metrics"]["kl"] = 0.5
-    worse = record(0.3, 1, 0, 90)
-    worse["metrics"]["kl"] = 0.7
+    broken = record(0.1, 1, 0, 90, kl=None)
+    fine = record(0.2, 1, 0, 10, kl=0.5)
+    worse = record(0.3, 1, 0, 90, kl=0.7)
     found = find_samples(by_kl, [broken, fine, worse])
     assert [s.settings["noise.a"] for s in ranked(by_kl, found)] == [0.2, 0.3], "less divergence is better"
     [failed] = [s for s in found if s.error]

@@ -1,0 +1,132 @@
+"""The typed record: one validation for every reader, its schema file, and edits that none of them may count."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from harness_kit import ROOT, correct, keyed, make_fields, make_record, put, run_here, run_leaderboard, typed
+
+from harness import check
+from harness.record import schema
+from harness.record.records import load_records, record_path
+from harness.record.seal import sealed
+
+FINISHED = keyed(
+    {
+        **make_fields("", hits=correct(100, 60), overrides={"noise.images": 4}, libraries={"torch": "2.0"}),
+        "quantized_ops": [{"operation": "head weight", "quantizer": "uniform", "bits": 4}],
+        "costs": {"size_bytes": 4000, "macs": 1000, "bitops": 16_000},
+        "logits_sha256": "c" * 64,
+    }
+)
+FAILED = keyed(make_fields("", status="failed", seed=7))
+# What records may lack: older than the field, or of cells that have no such thing.
+OPTIONAL = {
+    "costs", "provenance.started", "provenance.plugins", "weights.parameters", "cell.overrides.noise.images",
+    "versions.libraries.torch", "cell.overrides", "cell.calibration", "traceback",
+}  # fmt: skip
+OTHERS: list[Any] = [None, True, -1, 0.5, 10**30, "x", "\x1b[31m<script>\u202e", [], [[]], {}, {"a": 1}]
+
+
+def places(part: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the way to every field, however deep."""
+    for name, value in part.items():
+        yield (*above, name)
+        if isinstance(value, dict):
+            yield from places(value, (*above, name))
+
+
+def edited(fields: dict[str, Any], place: tuple[str, ...], change: Any) -> dict[str, Any]:
+    """Return a copy with the dictionary that holds the field of a place changed by `change(holder, name)`."""
+    found = copy.deepcopy(fields)
+    holder = found
+    for name in place[:-1]:
+        holder = holder[name]
+    change(holder, place[-1])
+    return found
+
+
+def write(results: Path, fields: dict[str, Any], key: str) -> None:
+    """Write fields, sealed anew, as the record of a key."""
+    path = record_path(results, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(sealed(fields))
+
+
+def readers_agree(results: Path, key: str, what: str) -> bool:
+    """Whether the record counts, after seeing that every reader says the same and none ends in a traceback."""
+    counted = any(record.key == key for record in load_records([results]).sound)
+    done = run_here(check.main, [str(results)])
+    assert (done.code == 0) == counted, (what, done.out)
+    assert (f"{key}.json" in done.out) != counted, what
+    return counted
+
+
+@pytest.mark.parametrize("sound", [FINISHED, FAILED], ids=["finished", "failed"])
+def test_a_record_that_lacks_a_field_is_counted_by_no_reader(tmp_path: Path, sound: dict[str, Any]) -> None:
+    for place in places(sound):
+        name = ".".join(place)
+        write(tmp_path, edited(sound, place, lambda holder, field: holder.pop(field)), sound["key"])
+        if readers_agree(tmp_path, sound["key"], name):
+            assert name in OPTIONAL
+
+
+@pytest.mark.parametrize("sound", [FINISHED, FAILED], ids=["finished", "failed"])
+def test_a_record_with_a_field_of_another_type_is_counted_by_no_reader(tmp_path: Path, sound: dict[str, Any]) -> None:
+    for place in places(sound):
+        for other in OTHERS:
+            fields = edited(sound, place, lambda holder, field, other=other: holder.update({field: other}))
+            write(tmp_path, fields, sound["key"])
+            if readers_agree(tmp_path, sound["key"], f"{place} {other!r}"):
+                jsonschema.validate(fields, schema.schema())  # another value, but one the field may have
+
+
+def test_edits_that_are_refused_leave_every_format_sound(tmp_path: Path) -> None:
+    put(tmp_path, make_fields("", method="good", hits=correct(100, 70)))
+    for number, place in enumerate(places(FINISHED)):
+        fields = keyed({**FINISHED, "cell": {**FINISHED["cell"], "seed": number}})
+        write(tmp_path, edited(fields, place, lambda holder, field: holder.update({field: [[]]})), fields["key"])
+    for form in ("console", "md", "csv", "latex", "html"):
+        done = run_leaderboard(str(tmp_path), "--format", form)
+        assert done.code == 0, done.err
+        assert "good" in done.out
+        assert "Not counted" in done.err
+
+
+def test_the_schema_file_is_made_from_the_record() -> None:
+    assert schema.SCHEMA_FILE.read_text() == schema.text(), "run python -m harness.record.schema"
+
+
+def test_every_field_of_the_schema_says_what_it_means() -> None:
+    for name, part in schema.schema()["$defs"].items():
+        for field, about in part["properties"].items():
+            assert field == "status" or about["description"].endswith((".", "class")), f"{name}.{field}"
+
+
+def test_the_schema_agrees_with_the_readers_on_sound_records() -> None:
+    for fields in (FINISHED, FAILED):
+        jsonschema.validate(fields, schema.schema())
+        assert typed(fields).key == fields["key"]
+    assert make_record("k").key == "k"
+
+
+@pytest.mark.parametrize("place", [p for p in places(FINISHED) if p[0] in ("cell", "error", "weights", "provenance")])
+def test_a_lone_surrogate_is_named_and_its_neighbours_are_counted(tmp_path: Path, place: tuple[str, ...]) -> None:
+    neighbours = [keyed({**FINISHED, "cell": {**FINISHED["cell"], "seed": seed}}) for seed in (1, 2, 3)]
+    for fields in neighbours:
+        write(tmp_path, fields, fields["key"])
+    write(tmp_path, edited(FINISHED, place, lambda holder, name: holder.update({name: "\ud800"})), FINISHED["key"])
+    found = load_records([tmp_path])
+    assert {record.key for record in found.sound} == {fields["key"] for fields in neighbours}
+    assert len(found.problems) == 1
+    assert found.problems[0].startswith(FINISHED["key"])
+
+
+def test_the_committed_records_are_sound() -> None:
+    folders = [path.parent for path in sorted((ROOT / "results").glob("*/records"))]
+    assert load_records(folders).problems == []
