@@ -43,8 +43,8 @@ class Cell:
     method: Name
     # What quantized it.
     backend: Name
-    # w4a4: 4-bit weights, 4-bit activations; or a number format; mixed precision: the default, "+", what it is called, "-", and the start
-    # of the sha256 of default and patterns.
+    # w4a4: 4-bit weights, 4-bit activations; mxfp4: a number format; mixed precision: the default, "+", what it is
+    # called, "-", and the start of the sha256 of default and patterns.
     bits: Annotated[str, Meta(pattern=f"^{PLAIN_BITS}(\\+[A-Za-z0-9_]{{1,40}}-[0-9a-f]{{8}})?$")]
     # What all randomness of the cell is derived from.
     seed: Annotated[int, Meta(ge=0)]
