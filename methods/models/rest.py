@@ -8,9 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_HEADS = ("head", "head_dist", "head.fc")
-"""Units that come after the penultimate feature."""
-
 
 class _Given(nn.Module):
     """Puts out what it was given, whatever comes in."""
@@ -37,25 +34,21 @@ class Rest:
         self._image = torch.zeros_like(image)
         self._unit = _Given(self._image)
 
-    @staticmethod
-    def exists(unit: str) -> bool:
-        """Whether anything of the network before its classifier is behind the unit."""
-        return unit not in _HEADS
-
     @torch.no_grad()
-    def move_behind(self, name: str) -> None:
-        """Make the unit `name`, and with it all before it, stand still."""
-        self._unit = _Given(self._stand_still(self._network.get_submodule(name)))
+    def move_behind(self, name: str) -> bool:
+        """Make the unit `name`, and with it all before it, stand still; False if it is the classifier."""
+        found: list[Tensor] = []
+        hook = self._network.get_submodule(name).register_forward_hook(lambda *passed: found.append(passed[2]))
+        try:
+            self._network.forward_features(self._image)
+        finally:
+            hook.remove()
+        if not found:
+            return False
+        self._unit = _Given(found[0])
         parent, _, child = name.rpartition(".")
         setattr(self._network.get_submodule(parent), child, self._unit)
-
-    def _stand_still(self, unit: nn.Module) -> Tensor:
-        """Return what the unit makes of the one image."""
-        found: list[Tensor] = []
-        hook = unit.register_forward_hook(lambda _module, _arguments, output: found.append(output))
-        self._network.forward_features(self._image)
-        hook.remove()
-        return found[0]
+        return True
 
     def features(self, output: Tensor) -> Tensor:
         """Return the penultimate features [n, width] that the unit's output [n, ...] leads to; differentiable."""

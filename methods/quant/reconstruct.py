@@ -78,9 +78,8 @@ class _Teacher:
     def objective(self, name: str, unit: nn.Module, inputs: Tensor) -> Objective:
         """Return the objective of a unit for what comes in; units are to be asked for in their order."""
         target = self.targets.of(name, inputs)
-        if self.rest is None or not Rest.exists(name):
+        if self.rest is None or not self.rest.move_behind(name):
             return LocalObjective(target)
-        self.rest.move_behind(name)
         if self.learning.objective == "feature":
             return FeatureObjective(target, self.rest, self.learning.local_weight)
         return SensitivityObjective(target, self.rest, self.learning.local_weight, unit.forward(inputs))
