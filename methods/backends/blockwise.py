@@ -62,6 +62,7 @@ ACTIVATED: dict[str, Maker | None] = {
 }
 _LOG_BITS = 6  # with more, a uniform grid behind a GELU errs less than powers of 2^(1/4)
 _REACH = 0.49
+_FAR_PASSES = 7
 INITS = ("percentile", "repq", "erq")
 
 
@@ -126,10 +127,14 @@ class Blockwise(Backend):
         return bool(config.init != "erq")
 
     def image_passes(self, config: Any, images: int) -> float:
-        """Count every learning step as one forward+backward pass of its images, start and regression as one."""
+        """Count every learning step as one forward+backward pass of its images, start and regression as one.
+
+        The feature loss goes through what is behind every unit as well: half of the network for each of twelve blocks.
+        """
         seen = images * (1 + config.views)
         regression = seen if config.init == "erq" else 0
-        return float(images + regression + config.iterations * min(config.batch or seen, seen))
+        passes = _FAR_PASSES if config.objective == "feature" else 1
+        return float(images + regression + config.iterations * min(config.batch or seen, seen) * passes)
 
     def quantize(
         self, model: nn.Module, images: Tensor, bits: Bits, config: Any, context: QuantizationContext
