@@ -58,8 +58,8 @@ def test_console(tmp_path: Path) -> None:
 def test_a_piped_table_is_whole_and_marks_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     for number in range(12):
-        put(tmp_path, make_record("", model=f"a_long_model_name_{number}", hits=correct(1000, 501 + number)))
-    put(tmp_path, make_record("", model="a_long_model_name_0", method="real", hits=correct(1000, 901)))
+        put(tmp_path, make_fields("", model=f"a_long_model_name_{number}", hits=correct(1000, 501 + number)))
+    put(tmp_path, make_fields("", model="a_long_model_name_0", method="real", hits=correct(1000, 901)))
     out = run_leaderboard(str(tmp_path)).out
     assert " of " not in out.splitlines()[0]
     assert "*90.10" in out
