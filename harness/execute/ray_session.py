@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
+from harness.execute.ray_processes import RayProcesses, children
 from harness.execute.resources import Resources
 from methods.errors import UsageError
+from methods.text import shortened
 
 # Read when Ray is imported: no usage report, no output of Tune's own, no logs and no state that nobody reads, Ctrl-C
-# left to us; up to four workers start at the same time.
+# left to us; up to four workers start at the same time. Workers run at the niceness of the command itself, not at
+# Ray's 15, at which they come to nothing on a machine that others share; `RAY_worker_niceness=15` chooses otherwise.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_worker_niceness": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -31,9 +38,11 @@ for _name, _value in QUIET.items():
 
 import ray  # noqa: E402 - after the environment it reads
 from ray import tune  # noqa: E402
+from ray._private import ray_constants  # noqa: E402
 
 # Trials run in a thread of the worker; there glibc would return every large block to the system and fault it in
 # again at the next step. One arena that keeps what it has saves those faults.
+_ANSWER_SECONDS = 5.0
 _WORKER_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
@@ -42,26 +51,72 @@ _WORKER_ENVIRONMENT = {
 }
 
 
-def connect(resources: Resources, **pretended: int) -> None:
-    """Start Ray, with pretended num_cpus and num_gpus if given, or join it; raises UsageError when it cannot be
-    reached or has less than one trial needs."""
+@contextmanager
+def session(resources: Resources, **pretended: int) -> Iterator[None]:
+    """Start Ray, with pretended num_cpus and num_gpus if given, or join it, and end or leave it afterwards. Inside
+    another session it does nothing.
+
+    Raises UsageError when it cannot be started or reached, has less than one trial needs, or dies meanwhile.
+    """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial that dies is tried again, or told of by us
-    if not ray.is_initialized():
-        try:
-            ray.init(
-                address=resources.address,
-                include_dashboard=None if resources.address else False,
-                log_to_driver=False,
-                runtime_env={"env_vars": _WORKER_ENVIRONMENT},
-                logging_level=logging.ERROR,
-                **pretended,
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UsageError(f"Ray cannot be reached at {resources.address!r}: {error}.") from error
+    if ray.is_initialized():
+        yield
+        return
+    before = children()
+    _begin(resources.address, pretended)
+    processes = RayProcesses(before)
+    try:
+        _require_room(resources)
+        yield
+    except KeyboardInterrupt:
+        if processes.died:
+            raise UsageError(
+                "Ray's raylet on this machine has ended (killed, or memory ran out). What is finished is recorded; "
+                "the same command goes on from there."
+            ) from None
+        raise
+    finally:
+        ray.shutdown()
+        processes.close()
+
+
+def _begin(address: str | None, pretended: dict[str, int]) -> None:
+    """Join the Ray at an address; without one, start a Ray of our own that only this machine can reach."""
+    if address is not None:
+        require_answer(address)
+        os.environ["RAY_NUM_REDIS_GET_RETRIES"] = "1"
+    else:  # as Ray itself does on Windows and macOS: its processes then listen on the loopback alone
+        os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
+        ray_constants.ENABLE_RAY_CLUSTER = False
+    here = {"address": "local", "include_dashboard": False, **pretended}
+    try:
+        ray.init(
+            **(here if address is None else {"address": address}),
+            log_to_driver=False,
+            runtime_env={"env_vars": _WORKER_ENVIRONMENT},
+            logging_level=logging.ERROR,
+        )
+    except (Exception, SystemExit) as error:  # Ray raises whatever its parts do: sockets, folders, processes
+        ray.shutdown()
+        what = "Ray cannot be started here" if address is None else f"Ray cannot be reached at {address!r}"
+        raise UsageError(f"{what}: {shortened(str(error) or type(error).__name__, 300)}.") from error
+
+
+def require_answer(address: str) -> None:
+    """Raise UsageError unless something answers at `host:port` within 5 s: Ray's own attempts take minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isascii() and port.isdecimal()):
+        return  # "auto": Ray looks for one itself
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise UsageError(f"Ray cannot be reached at {address!r}: {error}.") from error
+
+
+def _require_room(resources: Resources) -> None:
     there = ray.cluster_resources()
     for name, wanted in (("CPU", resources.cpus), ("GPU", resources.gpus)):
         if wanted > there.get(name, 0):
-            ray.shutdown()
             raise UsageError(f"A trial asks for {wanted:g} {name}s, Ray has {there.get(name, 0):g}.")
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from harness.execute.ray_session import StopOnFatal, connect
+from harness.execute.ray_session import StopOnFatal, session
 from harness.execute.ray_trials import JobSearcher, Relay
 from harness.execute.resources import Resources
 from harness.execute.schedule import Dispatch, Listener
@@ -39,13 +39,11 @@ def execute(
     if not jobs:
         return
     storage = settings.results.resolve() / "ray"
-    connect(resources)
     try:
-        with Dispatch(jobs, settings, listener, alone=False) as dispatch:
+        with session(resources), Dispatch(jobs, settings, listener, alone=False) as dispatch:
             searcher = JobSearcher(dispatch, jobs, settings, resources)
             _tuner(jobs, settings, searcher, run).fit()
     finally:
-        ray.shutdown()
         shutil.rmtree(storage / settings.run, ignore_errors=True)
         with suppress(OSError):  # another command's folder is still in it
             storage.rmdir()

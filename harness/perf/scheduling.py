@@ -79,9 +79,9 @@ def occupied(count: int, seconds: float, workers: int, gpus: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         settings = RunSettings(Path(folder), "cpu", 1, False, "ray", "", None, uuid.uuid4().hex)
         resources = Resources(1, float(gpus > 0))
-        ray_session.connect(resources, num_cpus=workers, num_gpus=gpus)
         jobs: list[Job] = [_sleeper(number, seconds) for number in range(count)]
-        ray_tune.execute(jobs, settings, clock, resources, _sleep)
+        with ray_session.session(resources, num_cpus=workers, num_gpus=gpus):
+            ray_tune.execute(jobs, settings, clock, resources, _sleep)
     return clock.seconds
 
 

@@ -12,9 +12,10 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from harness.execute.ray_session import StopOnFatal, Unsaved, connect
+from harness.execute.ray_session import StopOnFatal, Unsaved, session
 from harness.inputs import plugins as catalog
 from harness.inputs.seeds import derived_seed
 from harness.report.metrics import METRICS
@@ -35,13 +36,25 @@ _FACTOR = 2
 
 def execute(run: SearchRun, told: Told) -> None:
     """Measure the samples; raises UsageError when a trial finds that the run must stop."""
-    connect(run.resources)
+    storage, watch = run.settings.results.resolve() / "ray" / f"search-{os.getpid()}", _Watch(run, told)
+    try:
+        with session(run.resources):
+            _tuner(run, storage, watch).fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+        with suppress(OSError):  # another command's folder is still in it
+            storage.parent.rmdir()
+    if watch.fatal is not None:
+        raise UsageError(watch.fatal)
+
+
+def _tuner(run: SearchRun, storage: Path, watch: _Watch) -> tune.Tuner:
+    """Return the experiment of a search."""
     for module in catalog.plugin_modules(run.settings.plugins):
         ray.cloudpickle.register_pickle_by_value(module)  # workers cannot import it by its name
-    storage, watch = run.settings.results.resolve() / "ray" / f"search-{os.getpid()}", _Watch(run, told)
     searcher = _searcher(run) if run.kind == "optuna" else None
     points = None if searcher else {"point": tune.grid_search(_points(run))}
-    tuner = tune.Tuner(
+    return tune.Tuner(
         tune.with_resources(_trainable(run), {"cpu": run.resources.cpus, "gpu": run.resources.gpus}),
         param_space=points,
         tune_config=tune.TuneConfig(
@@ -59,15 +72,6 @@ def execute(run: SearchRun, told: Told) -> None:
             verbose=0,
         ),
     )
-    try:
-        tuner.fit()
-    finally:
-        ray.shutdown()
-        shutil.rmtree(storage, ignore_errors=True)
-        with suppress(OSError):  # another command's folder is still in it
-            storage.parent.rmdir()
-    if watch.fatal is not None:
-        raise UsageError(watch.fatal)
 
 
 def _points(run: SearchRun) -> list[Settings]:

@@ -1,0 +1,85 @@
+"""The processes of a Ray that was started here: watched while the run lasts, and gone when it is, however it ends.
+
+A raylet that dies would leave the driver waiting for ever: a thread looks every second and interrupts it. A driver
+that is killed leaves its Ray behind: a guardian, a process of its own session that runs this file, reads from a pipe
+that only the driver holds, and kills Ray when the pipe closes.
+"""
+
+from __future__ import annotations
+
+import _thread
+import subprocess
+import sys
+import threading
+
+import psutil
+
+_LOOK_SECONDS = 1.0
+
+
+class RayProcesses:
+    """The children that this process has got since `before`, guarded and watched until `close`."""
+
+    def __init__(self, before: set[int]) -> None:
+        mine = [child for child in psutil.Process().children() if child.pid not in before]
+        self.died = False
+        self._closed = threading.Event()
+        self._guardian = _guardian([child.pid for child in mine])
+        for raylet in (child for child in mine if child.name() == "raylet"):
+            threading.Thread(target=self._watch, args=(raylet,), daemon=True, name="raylet").start()
+
+    def close(self) -> None:
+        """Stop watching; whatever is left of Ray is killed by the guardian."""
+        self._closed.set()
+        if self._guardian.stdin is not None:
+            self._guardian.stdin.close()
+        self._guardian.wait()
+
+    def _watch(self, raylet: psutil.Process) -> None:
+        while not self._closed.wait(_LOOK_SECONDS):
+            if not _alive(raylet):
+                self.died = True
+                _thread.interrupt_main()
+                return
+
+
+def children() -> set[int]:
+    """Return the process ids of this process' children."""
+    return {child.pid for child in psutil.Process().children()}
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _guardian(pids: list[int]) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-I", __file__, *map(str, pids)]
+    nothing = subprocess.DEVNULL
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, start_new_session=True)
+
+
+def _guard(pids: list[int]) -> None:
+    """Wait for the end of the driver, then kill the processes and all they have started."""
+    parents = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    sys.stdin.buffer.read()
+    doomed = [process for process in parents if _alive(process)]
+    for process in [*doomed, *(child for parent in doomed for child in _below(parent))]:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _below(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        found: list[psutil.Process] = process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return found
+
+
+if __name__ == "__main__":
+    _guard([int(word) for word in sys.argv[1:]])
