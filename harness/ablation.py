@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from harness.cli.command import run_command
 from harness.cli.config import parse
-from harness.cli.options import Inputs, Running, Single, add_data_options, add_run_options, command_parser, taken
+from harness.cli.options import Inputs, Running, Single, add_data_options, add_run_options, command_parser, path, taken
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--table-only", action="store_true", help="run nothing: only the tables of the records under --results"
     )
-    result.add_argument("--out", type=Path, help="file to write the table to, as Markdown")
+    result.add_argument("--out", type=path, help="file to write the table to, as Markdown")
     return result
 
 

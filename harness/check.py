@@ -14,6 +14,7 @@ from pathlib import Path
 
 from harness.cli.command import run_command
 from harness.cli.options import command_parser
+from harness.cli.options import path as path_option
 from harness.record.folders import folders_with_records
 from harness.record.record import Failed, Record
 from harness.record.records import collect, read_folder
@@ -32,7 +33,10 @@ def parser() -> argparse.ArgumentParser:
         "check", "Check records: schema, keys, accuracies against per-image correctness.", _EXAMPLES
     )
     result.add_argument(
-        "results", nargs="*", type=Path, help="results folders (default: results and all folders in it with records)"
+        "results",
+        nargs="*",
+        type=path_option,
+        help="results folders (default: results and all folders in it with records)",
     )
     return result
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from harness.cli.command import run_command
-from harness.cli.options import command_parser
+from harness.cli.options import command_parser, path
 from harness.record.files import check_writable, write_atomically
 from harness.record.folders import folders_with_records, load_finished
 from methods.errors import UsageError
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command's parser; building it imports nothing heavy."""
     result = command_parser("leaderboard", "Turn records into leaderboards.", _EXAMPLES)
     result.add_argument(
-        "results", nargs="*", type=Path, help="results folders (default: results and all folders in it with records)"
+        "results", nargs="*", type=path, help="results folders (default: results and all folders in it with records)"
     )
     what = result.add_argument_group("what to show")
     what.add_argument(
@@ -63,11 +63,11 @@ def parser() -> argparse.ArgumentParser:
         help="instead compare every pair of rows on the same images: difference in points, images only one of them "
         "got right, exact p, and p corrected for all pairs of the column",
     )
-    what.add_argument("--reported", type=Path, metavar="FOLDER", help="reported figures (default: results/reported)")
+    what.add_argument("--reported", type=path, metavar="FOLDER", help="reported figures (default: results/reported)")
     how = result.add_argument_group("how to show it")
     how.add_argument("--format", choices=("console", *FILES, "all"), default="console")
     how.add_argument(
-        "--out", type=Path, help="folder to write leaderboard.md, .csv, .tex and index.html (or pairs.*) into"
+        "--out", type=path, help="folder to write leaderboard.md, .csv, .tex and index.html (or pairs.*) into"
     )
     return result
 

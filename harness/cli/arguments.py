@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
-from pathlib import Path
 from uuid import uuid4
 
 from harness.cli.options import Inputs, Matrix, Running
@@ -20,12 +19,13 @@ from harness.inputs.zoo import ModelEntry, select_models
 from harness.plan.jobs import Request, RunSettings, Subject
 from harness.plan.mixed_bits import check_layers, read_bits
 from harness.plan.settings import Overrides, effective_config, read_overrides, with_precision
-from harness.record.files import check_writable
+from harness.record.files import check_writable, user_path
 from harness.trial.provenance import command_line, git_commit
 from methods.bits import Bits
 from methods.contracts import Backend, Method
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
+from methods.text import shortened
 
 
 def read_requests(asked: list[tuple[Matrix, Inputs]]) -> list[Request]:
@@ -91,8 +91,8 @@ def _check_formats(bits: Bits, backend: Backend, config: object) -> None:
 
 
 def _seed(word: str) -> int:
-    if not (word.isascii() and word.isdecimal()):
-        raise UsageError(f"The seed {word!r} is not a whole number of 0 or more.")
+    if not (word.isascii() and word.isdecimal()) or len(word) > 19 or int(word) >= 2**63:  # records hold no larger one
+        raise UsageError(f"The seed {shortened(word)!r} is not a whole number from 0 to 2^63 - 1.")
     return int(word)
 
 
@@ -130,7 +130,7 @@ def _calibration(inputs: Inputs) -> dict[str, DataSource]:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    return str(user_path(path).absolute())
 
 
 def absolute(paths: list[str]) -> tuple[str, ...]:

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from harness.record.files import user_path
 from harness.record.version import VERSION
 from methods.errors import UsageError
+from methods.text import printable
 from methods.words import words
 
 if TYPE_CHECKING:
@@ -147,7 +149,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--plugin", action="append", default=[], metavar="FILE", help="Python file that registers methods or backends"
     )
-    group.add_argument("--config", type=Path, help="TOML file of options and settings; what is typed goes before it")
+    group.add_argument("--config", type=path, help="TOML file of options and settings; what is typed goes before it")
     group.add_argument(
         "--precision", choices=("fp32", "bf16"), help="of the forward passes of synthesis (default: fp32)"
     )
@@ -169,7 +171,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for where and how to run."""
     group = parser.add_argument_group("how to run")
-    group.add_argument("--results", type=Path, default=Path("results"), help="folder for records and cache")
+    group.add_argument("--results", type=path, default=Path("results"), help="folder for records and cache")
     group.add_argument("--executor", choices=("ray", "local"), default="ray")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     group.add_argument(
@@ -190,6 +192,14 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--address", help="Ray cluster to join (default: start Ray here)")
     group.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
+
+
+def path(text: str) -> Path:
+    """Read a path, `~` expanded."""
+    try:
+        return user_path(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(printable(str(error))) from error
 
 
 def positive(text: str) -> int:

@@ -83,10 +83,12 @@ class Claims:
     def _make(self, path: Path) -> bool:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("x") as stream:
+            try:
+                stream = path.open("x")
+            except FileExistsError:
+                return False
+            with stream:
                 stream.write(self._owner)
-        except FileExistsError:
-            return False
         except OSError as error:
             raise UsageError(f"Nothing can be written to {self.folder} any more: {error.strerror}.") from error
         return True

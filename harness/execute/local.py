@@ -17,10 +17,12 @@ from typing import NoReturn
 from harness.execute.resources import Resources, demand
 from harness.execute.schedule import Dispatch, Listener
 from harness.plan.jobs import Job, RunSettings
+from harness.trial.cell_record import fail_job
 from harness.trial.reference import StageReport
 from harness.trial.trial import StageTimeout, run_job
 
 _WAIT_SECONDS = 0.1
+_LONGEST_TIMER = 1e8  # three years; timers of the system overflow beyond some such number
 
 
 def execute(
@@ -39,8 +41,11 @@ def execute(
                 continue
             listener.started(job)
             here = replace(settings, threads=demand(job, resources).cpus)
-            with _Alarm(settings.timeout, partial(listener.progressed, job)) as report:
-                error = run(job, here, report)
+            try:
+                with _Alarm(settings.timeout, partial(listener.progressed, job)) as report:
+                    error = run(job, here, report)
+            except StageTimeout as late:  # it rang after the job's own work, while its end was being noted
+                error = fail_job(job, here, str(late))
             dispatch.finish(job, error)
 
 
@@ -72,7 +77,7 @@ class _Alarm:
         if stage != self.stage:
             self.stage, self.since = stage, time.monotonic()
             if self.rings:
-                signal.setitimer(signal.ITIMER_REAL, self.seconds)
+                signal.setitimer(signal.ITIMER_REAL, min(self.seconds, _LONGEST_TIMER))
         elif time.monotonic() - self.since > self.seconds:
             raise StageTimeout(stage, self.seconds)
 

@@ -1,16 +1,19 @@
 """The processes of a Ray that was started here: watched while the run lasts, and gone when it is, however it ends.
 
-A raylet that dies would leave the driver waiting for ever: a thread looks every second and interrupts it. A driver
-that is killed leaves its Ray behind: a guardian, a process of its own session that runs this file, reads from a pipe
+A raylet that dies would leave the driver waiting for ever: a thread looks every second and interrupts it, by a signal
+of its own, as SIGINT is ignored by commands in the background of a script. A driver that is killed leaves its Ray behind: a guardian, a process of its own session that runs this file, reads from a pipe
 that only the driver holds, and kills Ray when the pipe closes.
 """
 
 from __future__ import annotations
 
-import _thread
+import os
+import signal
 import subprocess
 import sys
 import threading
+from types import FrameType
+from typing import NoReturn
 
 import psutil
 
@@ -25,6 +28,8 @@ class RayProcesses:
         self.died = False
         self._closed = threading.Event()
         self._guardian = _guardian([child.pid for child in mine])
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGUSR1, _interrupt)
         for raylet in (child for child in mine if child.name() == "raylet"):
             threading.Thread(target=self._watch, args=(raylet,), daemon=True, name="raylet").start()
 
@@ -39,8 +44,12 @@ class RayProcesses:
         while not self._closed.wait(_LOOK_SECONDS):
             if not _alive(raylet):
                 self.died = True
-                _thread.interrupt_main()
+                os.kill(os.getpid(), signal.SIGUSR1)
                 return
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def children() -> set[int]:

@@ -38,6 +38,7 @@ DIGITS_TRAIN = "digits-train"
 _STREAMS = {DEAD_LEAVES: "dead leaves", SEARCH_LEAVES: "dead leaves of searches"}
 _BUILT_IN = (DIGITS, DIGITS_TRAIN, *_STREAMS)
 _DEAD_LEAVES_COUNT = 256
+_MOST_DEAD_LEAVES = 10_000
 _MEMORY_LIMIT = 1 << 30
 
 
@@ -131,6 +132,10 @@ class DataSource:
 def open_images(source: DataSource) -> ImageSet:
     """Open an image set; raises UsageError for a missing folder, unknown classes or a folder without images."""
     if source.where in _STREAMS:
+        if (source.limit or 0) > _MOST_DEAD_LEAVES:
+            raise UsageError(
+                f"--limit {source.limit}: of the procedural images there are {_MOST_DEAD_LEAVES:,} at most."
+            )
         leaves = dead_leaves(source.limit or _DEAD_LEAVES_COUNT, stream=_STREAMS[source.where])
         return ArrayImages(source.where, leaves, None)
     if source.folder is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from harness.inputs.digits import EMBEDDED
 from harness.inputs.zoo import ModelEntry
-from harness.record.files import hash_file
+from harness.record.files import hash_file, user_path
 from methods.contracts import ImageSpace
 from methods.errors import UsageError
 
@@ -44,7 +44,7 @@ def find_weights(entry: ModelEntry, source: str | None) -> Weights:
     if entry.build is not None:
         return _at(EMBEDDED / f"{entry.tag}.safetensors")
     folder = source or os.environ.get("DFQ_WEIGHTS")
-    return _at(_in_folder(entry, Path(folder)) if folder else _from_hub(entry))
+    return _at(_in_folder(entry, user_path(folder)) if folder else _from_hub(entry))
 
 
 def _at(path: Path) -> Weights:

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from harness.cli.command import run_command
-from harness.cli.options import command_parser, positive
+from harness.cli.options import command_parser, path, positive
 from harness.perf.steps import step_lines
 
 _EXAMPLES = """examples:
@@ -47,13 +46,13 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--weights", default="random", help="folder of weights, or 'random'")
     result.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     result.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
-    result.add_argument("--out", type=Path, help="file to write the table to, as Markdown")
+    result.add_argument("--out", type=path, help="file to write the table to, as Markdown")
     result.add_argument(
         "--scheduling", action="store_true", help="time Ray's scheduling of jobs that only sleep instead"
     )
     result.add_argument(
         "--schedule-of",
-        type=Path,
+        type=path,
         metavar="RESULTS",
         help="hold a recorded run against the ideal list schedule instead",
     )

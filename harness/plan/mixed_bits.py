@@ -17,9 +17,9 @@ from __future__ import annotations
 import difflib
 import re
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.record.files import user_path
 from harness.record.toml import read_toml
 from methods.bits import Bits
 from methods.errors import UsageError, unknown_name
@@ -37,7 +37,7 @@ def read_bits(word: str) -> Bits:
     """
     if not word.endswith(".toml"):
         return Bits.parse(word)
-    path = Path(word).expanduser()
+    path = user_path(word)
     table = read_toml(path, "bits file")
     for key in table:
         if key not in ("default", "layers"):

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 
-from harness.record.toml import Table
+from harness.record.toml import Table, parse_toml
 from methods.contracts import Backend, Method
 from methods.errors import UsageError, unknown_name
 from methods.registry import BACKENDS, METHODS
+from methods.text import shortened
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 Overrides = dict[str, dict[str, Any]]
@@ -46,8 +46,8 @@ def _split(assignment: str) -> tuple[str, str, str]:
 def _parsed(text: str) -> Any:
     """Read a value as TOML does; anything else is a word."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 
@@ -65,12 +65,14 @@ def checked_value(name: str, key: str, value: Any) -> Any:
     if key not in hints:
         raise unknown_name(f"setting of {name}", key, hints)
     wanted = hints[key]
+    if isinstance(value, int) and abs(value) >= 2**63:  # records could not hold it
+        raise UsageError(f"{name}.{key} must be smaller than 2^63.")
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{name}.{key} must be a finite number, not {value!r}.")
     if type(value) is not wanted:
-        raise UsageError(f"{name}.{key} must be {TYPE_NAMES[wanted]}, not {value!r}.")
+        raise UsageError(f"{name}.{key} must be {TYPE_NAMES[wanted]}, not {shortened(repr(value))}.")
     return value
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from methods.errors import UsageError
+from methods.text import shortened
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
@@ -47,9 +50,53 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise UsageError unless files can be made in a folder, which need not exist yet."""
+    """Raise UsageError unless files can be made in a folder, which need not exist yet; nothing is left there."""
     place = folder.absolute()
+    _require_utf8(place)
     while not place.exists():
+        if place.is_symlink():
+            raise UsageError(f"The folder {folder} cannot be written to: {place} is a link to what is not there.")
         place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise UsageError(f"The folder {folder} cannot be written to.")
+    try:
+        with tempfile.TemporaryFile(dir=place) as stream:
+            stream.write(b"-")
+    except OSError as error:
+        raise UsageError(f"The folder {folder} cannot be written to: {error.strerror}.") from error
+
+
+def user_path(text: str) -> Path:
+    """Return the path that a user has written, `~` expanded: the one way from words to paths, for all options.
+
+    Raises UsageError for the home of nobody, and for names that are not UTF-8 text, which records could not hold.
+    """
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"The path {shortened(text)!r} begins with the home of a user who is not known.") from error
+    _require_utf8(path)
+    return path
+
+
+def _require_utf8(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"The path {str(path)!r} is not UTF-8 text, as paths must be to stand in records.") from error
+    if "\0" in str(path):
+        raise UsageError(f"The path {str(path)!r} holds a NUL.")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """Return the bytes of a regular file; raises OSError for a pipe, a device or a folder, and for one over `most`."""
+    with open(path, "rb", opener=_without_waiting) as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it is larger than {most // 1024} KiB")
+    return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file as usual, but for a pipe, which would be waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -13,7 +13,6 @@ import argparse
 import sys
 import time
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.command import run_command
@@ -25,6 +24,7 @@ from harness.cli.options import (
     add_data_options,
     add_run_options,
     command_parser,
+    path,
     positive,
     taken,
 )
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--method", default="spdfq", help="how calibration images are made")
     what.add_argument("--backend", default="blockwise", help="how models are quantized")
     what.add_argument("--seeds", default="0", help="such as 0,1; a sample's value is the mean")
-    what.add_argument("--space", type=Path, metavar="FILE", help="TOML file of ranges; what is --set is not searched")
+    what.add_argument("--space", type=path, metavar="FILE", help="TOML file of ranges; what is --set is not searched")
     how = result.add_argument_group("how to search")
     how.add_argument("--samples", type=positive, default=40, help="how many settings to try in all (default: 40)")
     how.add_argument("--search", choices=("optuna", "random", "grid"), default="optuna")

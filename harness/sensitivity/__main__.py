@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.command import run_command
-from harness.cli.options import command_parser, positive
+from harness.cli.options import command_parser, path, positive
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--backend", default="repq", help="what quantizes (default: repq)")
     result.add_argument("--widths", default="3,4,5,6,8", help="bits that are tried, 2 to 8 each")
     result.add_argument("--suggest", type=float, metavar="MEAN", help="choose bits of this mean width")
-    result.add_argument("--bits-out", type=Path, default=Path("mixed.toml"), help="where --suggest writes them")
-    result.add_argument("--out", type=Path, help="write the table to this file as Markdown as well")
+    result.add_argument("--bits-out", type=path, default=Path("mixed.toml"), help="where --suggest writes them")
+    result.add_argument("--out", type=path, help="write the table to this file as Markdown as well")
     result.add_argument("--weights", help="folder of weights, or 'random' (default: DFQ_WEIGHTS, then timm's hub)")
     result.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     return result
