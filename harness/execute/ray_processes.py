@@ -1,8 +1,9 @@
 """The processes of a Ray that was started here: watched while the run lasts, and gone when it is, however it ends.
 
 A raylet that dies would leave the driver waiting for ever: a thread looks every second and interrupts it, by a signal
-of its own, as SIGINT is ignored by commands in the background of a script. A driver that is killed leaves its Ray behind: a guardian, a process of its own session that runs this file, reads from a pipe
-that only the driver holds, and kills Ray when the pipe closes.
+of its own, as commands in the background of a script ignore SIGINT. A driver that is killed leaves its Ray behind: a
+guardian, a process of its own session that runs this file, reads from a pipe that only the driver holds, and kills Ray
+when the pipe closes.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ class RayProcesses:
         self.died = False
         self._closed = threading.Event()
         self._guardian = _guardian([child.pid for child in mine])
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGUSR1, _interrupt)
+        if threading.current_thread() is not threading.main_thread():
+            return  # no signal would reach it
+        signal.signal(signal.SIGUSR1, _interrupt)
         for raylet in (child for child in mine if child.name() == "raylet"):
             threading.Thread(target=self._watch, args=(raylet,), daemon=True, name="raylet").start()
 

@@ -67,17 +67,28 @@ def session(resources: Resources, **pretended: int) -> Iterator[None]:
     processes = RayProcesses(before)
     try:
         _require_room(resources)
-        yield
-    except KeyboardInterrupt:
-        if processes.died:
-            raise UsageError(
-                "Ray's raylet on this machine has ended (killed, or memory ran out). What is finished is recorded; "
-                "the same command goes on from there."
-            ) from None
-        raise
+        with _unless_ended(processes):
+            yield
     finally:
         ray.shutdown()
         processes.close()
+
+
+@contextmanager
+def _unless_ended(processes: RayProcesses) -> Iterator[None]:
+    """Raise UsageError when the raylet died inside, whether Ray passed its interruption on or not."""
+    ended = (
+        "Ray's raylet on this machine has ended (killed, or memory ran out). What is finished is recorded; the same "
+        "command goes on from there."
+    )
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not processes.died:
+            raise
+        raise UsageError(ended) from None
+    if processes.died:
+        raise UsageError(ended)
 
 
 def _begin(address: str | None, pretended: dict[str, int]) -> None:

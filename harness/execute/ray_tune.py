@@ -43,12 +43,15 @@ def execute(
         with session(resources), Dispatch(jobs, settings, listener, alone=False) as dispatch:
             searcher = JobSearcher(dispatch, jobs, settings, resources)
             _tuner(jobs, settings, searcher, run).fit()
+            unfinished = not dispatch.exhausted
     finally:
         shutil.rmtree(storage / settings.run, ignore_errors=True)
         with suppress(OSError):  # another command's folder is still in it
             storage.rmdir()
     if searcher.fatal is not None:
         raise UsageError(searcher.fatal)
+    if unfinished:
+        raise UsageError("Ray ended the run before all its jobs had ended; the same command goes on from there.")
 
 
 def _tuner(jobs: list[Job], settings: RunSettings, searcher: JobSearcher, run: Runner) -> tune.Tuner:

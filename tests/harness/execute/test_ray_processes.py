@@ -1,0 +1,74 @@
+"""Ray's processes without Ray: a guardian that ends them when the driver is gone, a watch that interrupts a wait."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from harness_kit import ROOT
+
+DRIVER = """
+import subprocess, sys, time
+from harness.execute.ray_processes import RayProcesses, children
+before = children()
+# a child that is called as Ray's is, and has a child of its own
+raylet = subprocess.Popen(["bash", "-c", f"sleep 20 & exec -a raylet {sys.argv[1]} 600"], start_new_session=True)
+time.sleep(0.5)
+mine = RayProcesses(before)
+print(raylet.pid, flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted", mine.died, flush=True)
+finally:
+    mine.close()
+"""
+
+
+@contextmanager
+def started(folder: Path) -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
+    """Start a driver in the background of a script, where SIGINT is ignored; yields it and its raylet."""
+    raylet = folder / "raylet"
+    raylet.symlink_to("/bin/sleep")
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(raylet)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    ) as driver:
+        assert driver.stdout is not None
+        yield driver, psutil.Process(int(driver.stdout.readline()))
+
+
+def gone(processes: list[psutil.Process], seconds: float) -> bool:
+    return not psutil.wait_procs(processes, seconds)[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
+def test_ray_does_not_outlive_a_driver_that_is_killed(tmp_path: Path, number: signal.Signals) -> None:
+    with started(tmp_path) as (driver, raylet):
+        family = [raylet, *raylet.children(recursive=True)]
+        assert len(family) == 2
+        time.sleep(1)  # the guardian starts
+        driver.send_signal(number)
+        driver.wait(5)
+        assert gone(family, 5)
+
+
+def test_a_raylet_that_dies_interrupts_the_driver(tmp_path: Path) -> None:
+    with started(tmp_path) as (driver, raylet):
+        begun = time.monotonic()
+        os.kill(raylet.pid, signal.SIGKILL)
+        assert driver.wait(10) == 0
+        assert time.monotonic() - begun < 5
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "interrupted True\n"
