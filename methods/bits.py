@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from methods.errors import UsageError
+from methods.text import shortened
 
 FLOAT = 32
 FORMATS = {"mxfp4": 4, "mxfp6": 6, "mxfp8": 8, "nvfp4": 4, "fp8": 8}
@@ -42,11 +43,11 @@ class Bits:
         word = text.strip().lower()
         if word in FORMATS:
             return cls(FORMATS[word], FORMATS[word], format=word)
-        match = re.fullmatch(r"w(\d+)a(\d+)", word)
+        match = re.fullmatch(r"w(\d{1,3})a(\d{1,3})", word, re.ASCII)
         if match is None:
             known = ", ".join(FORMATS)
             raise UsageError(
-                f"Bits {text!r} are not of the form w4a4 (weight bits, activation bits), nor one of {known}."
+                f"Bits {shortened(text)!r} are not of the form w4a4 (weight and activation bits), nor one of {known}."
             )
         bits = cls(int(match[1]), int(match[2]))
         for side, width in (("weight", bits.weights), ("activation", bits.activations)):
