@@ -17,13 +17,14 @@ from harness.cli.options import command_parser
 from harness.cli.options import path as path_option
 from harness.record.folders import folders_with_records
 from harness.record.record import Failed, Record
-from harness.record.records import collect, read_folder
+from harness.record.records import collect, pack_folder, read_folder
 from methods.errors import UsageError
 from methods.text import printable
 
 _EXAMPLES = """examples:
   python -m harness.check
   python -m harness.check results/digits results/deit_t
+  python -m harness.check --pack results/digits
 """
 
 
@@ -38,13 +39,25 @@ def parser() -> argparse.ArgumentParser:
         type=path_option,
         help="results folders (default: results and all folders in it with records)",
     )
+    result.add_argument(
+        "--pack",
+        action="store_true",
+        help="put the records of each folder, if all are sound, into records.jsonl and operations.jsonl",
+    )
     return result
 
 
 def main(words: list[str] | None = None) -> int:
     """Run the command; returns 0, 1 when a record does not fit, 2 for bad input."""
     arguments = parser().parse_args(words)
-    return run_command(lambda: _check(arguments.results or folders_with_records(Path("results"))))
+    work = _pack if arguments.pack else _check
+    return run_command(lambda: work(arguments.results or folders_with_records(Path("results"))))
+
+
+def _pack(folders: list[Path]) -> int:
+    for folder in folders:
+        print(printable(f"{folder}: {pack_folder(folder)} records packed."))
+    return 0
 
 
 def _check(folders: list[Path]) -> int:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.record.packed import RECORDS
 from methods.errors import UsageError
 from methods.text import printable
 
@@ -36,7 +37,11 @@ def results_of(name: str) -> Iterator[list[Path]]:
 
 def folders_with_records(folder: Path) -> list[Path]:
     """Return the results folders at and directly below a folder; the folder itself when there are none."""
-    found = [path for path in (folder, *sorted(folder.glob("*/"))) if (path / "records").is_dir()]
+    found = [
+        path
+        for path in (folder, *sorted(folder.glob("*/")))
+        if (path / "records").is_dir() or (path / RECORDS).is_file()
+    ]
     return found or [folder]
 
 

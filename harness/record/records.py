@@ -12,9 +12,11 @@ from pathlib import Path
 import msgspec
 
 from harness.record.files import write_atomically
+from harness.record.packed import find_packed, pack, read_packed
 from harness.record.parse import UnsoundRecord, parse
 from harness.record.record import Finished, Record
 from harness.record.seal import sealed
+from methods.errors import UsageError
 
 
 def record_path(results: Path, key: str) -> Path:
@@ -67,7 +69,7 @@ def find_record(results: Path, key: str) -> Record | None:
     try:
         return read_record(record_path(results, key))
     except UnsoundRecord:
-        return None
+        return find_packed(results, key)
 
 
 def find_records(results: Path, keys: Iterable[str]) -> list[Record]:
@@ -120,6 +122,25 @@ def read_folder(folder: Path) -> Iterator[tuple[str, Record | UnsoundRecord]]:
             yield entry.name, _read(entry, entry.name.removesuffix(".json"))
         except UnsoundRecord as error:
             yield entry.name, error
+    yield from read_packed(folder)
+
+
+def pack_folder(folder: Path) -> int:
+    """Pack all records of a results folder and remove their files; returns how many there are.
+
+    Raises UsageError, and changes nothing, when one of them does not count.
+    """
+    records = load_records([folder])
+    if records.problems:
+        raise UsageError(f"{folder} is not packed: {records.problems[0]} (python -m harness.check names all).")
+    if not records.sound:
+        raise UsageError(f"There are no records under {folder}.")
+    pack(folder, [(record, fields(record)) for record in records.sound])
+    for entry in _files(folder):
+        Path(entry.path).unlink()
+    if (folder / "records").is_dir() and not any((folder / "records").iterdir()):
+        (folder / "records").rmdir()
+    return len(records.sound)
 
 
 def _files(folder: Path) -> list[os.DirEntry[str]]:

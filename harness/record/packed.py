@@ -1,0 +1,99 @@
+"""Packed records: `records.jsonl`, a line per record sorted by key, and `operations.jsonl` beside it.
+
+Lists of quantized operations are most of a record and few of them are distinct: each stands once, in
+`operations.jsonl`, and records hold its checksum in its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness.record.files import write_atomically
+from harness.record.parse import Operations, UnsoundRecord, operations_of, parse
+from harness.record.record import Record
+from harness.record.seal import sealed_line
+
+RECORDS, OPERATIONS = "records.jsonl", "operations.jsonl"
+
+
+def read_packed(results: Path) -> Iterator[tuple[str, Record | UnsoundRecord]]:
+    """Yield every packed record under a results folder, or why it does not count, with the name of its line."""
+    lists = _lists(results / OPERATIONS, _state(results / OPERATIONS))
+    for number, line in enumerate(_lines(results / RECORDS), 1):
+        try:
+            yield f"{RECORDS}, line {number},", parse(line, lists)
+        except UnsoundRecord as error:
+            yield f"{RECORDS}, line {number},", error
+
+
+def find_packed(results: Path, key: str) -> Record | None:
+    """Return the sound packed record of a key, if there is one."""
+    path = results / RECORDS
+    line = _by_key(path, _state(path)).get(key)
+    try:
+        return None if line is None else parse(line, _lists(results / OPERATIONS, _state(results / OPERATIONS)))
+    except UnsoundRecord:
+        return None
+
+
+def pack(results: Path, written: Iterable[tuple[Record, dict[str, Any]]]) -> None:
+    """Write records, each with its fields as they stand in a file, as the packed records of a results folder."""
+    lists: dict[str, bytes] = {}
+    lines: dict[str, bytes] = {}
+    for record, fields in written:
+        if "quantized_ops" in fields:
+            text = json.dumps(fields["quantized_ops"], separators=(",", ":")).encode()
+            checksum = hashlib.sha256(text).hexdigest()
+            lists[checksum] = b'{"sha256":"%s","quantized_ops":%s}\n' % (checksum.encode(), text)
+            fields = {**fields, "quantized_ops": checksum}
+        lines[record.key] = sealed_line(fields)
+    write_atomically(results / OPERATIONS, b"".join(lists[name] for name in sorted(lists)))
+    write_atomically(results / RECORDS, b"".join(lines[key] for key in sorted(lines)))
+
+
+def _lines(path: Path) -> list[bytes]:
+    if not path.is_file():
+        return []
+    return [line for each in path.read_bytes().split(b"\n") if (line := each.removesuffix(b"\r"))]
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Return what changes when a file does, None when there is none."""
+    return (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+
+
+@lru_cache(maxsize=64)
+def _by_key(path: Path, state: tuple[int, int] | None) -> Mapping[str, bytes]:
+    """Return the lines of a file in a state by the keys they name."""
+    found = {}
+    for line in _lines(path):
+        _, _, rest = line.partition(b'"key":"')
+        found[rest.partition(b'"')[0].decode(errors="replace")] = line
+    return found
+
+
+class _List(msgspec.Struct, frozen=True):
+    sha256: str
+    quantized_ops: msgspec.Raw
+
+
+@lru_cache(maxsize=64)
+def _lists(path: Path, state: tuple[int, int] | None) -> Mapping[str, Operations]:
+    """Return the lists of operations of a file in a state by their checksums; those that do not fit theirs are left out."""
+    found = {}
+    for line in _lines(path):
+        try:
+            entry = msgspec.json.decode(line, type=_List)
+            text = bytes(entry.quantized_ops)
+            if hashlib.sha256(text).hexdigest() == entry.sha256:
+                found[entry.sha256] = operations_of(text)
+        except (ValueError, RecursionError):
+            continue
+    return found
