@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.inputs.digits import EMBEDDED
+from harness.inputs.model_info import configuration
 from harness.inputs.zoo import ModelEntry
 from harness.record.files import hash_file, user_path
 from methods.contracts import ImageSpace
@@ -97,6 +98,7 @@ def load_model(entry: ModelEntry, weights: Weights) -> nn.Module:
     check_supported(model)
     if weights.path is not None:
         _load_strictly(model, entry, weights.path)
+    vars(model)["pretrained_cfg"] = configuration(entry)
     return model.eval().requires_grad_(False)
 
 

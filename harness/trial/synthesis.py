@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -17,12 +18,12 @@ from harness.record.files import write_atomically
 from harness.trial.contact_sheet import contact_sheet
 from harness.trial.meter import metered
 from harness.trial.reference import StageReport, device_of, model_of
-from methods.contracts import SynthesisContext, SyntheticImages
+from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.registry import METHODS
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 _MOST_VIEWS = {"cpu": 32, "cuda": 128}
@@ -45,25 +46,29 @@ def run_synthesis(job: SynthesisJob, settings: RunSettings, report: StageReport)
 
 
 def _synthesized(job: SynthesisJob, settings: RunSettings, report: Callable[[int, int], None]) -> SyntheticImages:
-    """Call the method; when memory runs out, again with smaller micro-batches."""
+    context = SynthesisContext(
+        space=image_space(job.subject.entry),
+        classes=job.subject.entry.classes,
+        generator=generator(job.seed, "synthesis"),
+        device=device_of(settings),
+        report=report,
+        real_images=partial(_real_images, job) if job.calibration else None,
+    )
+    return synthesized(METHODS.get(job.method), job.config, model_of(job.subject, settings), context)
+
+
+def synthesized(method: Method, config: Any, model: nn.Module, context: SynthesisContext) -> SyntheticImages:
+    """Call a method on a frozen model; when memory runs out, again with smaller micro-batches."""
     from accelerate.utils import find_executable_batch_size
 
-    entry, device = job.subject.entry, device_of(settings)
-    model = model_of(job.subject, settings)
+    begin = context.generator.get_state()
 
     def attempt(micro_batch: int) -> SyntheticImages:
-        context = SynthesisContext(
-            space=image_space(entry),
-            classes=entry.classes,
-            generator=generator(job.seed, "synthesis"),
-            device=device,
-            report=report,
-            real_images=partial(_real_images, job) if job.calibration else None,
-            micro_batch=micro_batch,
-        )
-        return METHODS.get(job.method).synthesize(model, job.config, context)
+        context.generator.set_state(begin)
+        return method.synthesize(model, config, replace(context, micro_batch=micro_batch))
 
-    images: SyntheticImages = find_executable_batch_size(attempt, starting_batch_size=_MOST_VIEWS[device.type])()
+    most = _MOST_VIEWS[context.device.type]
+    images: SyntheticImages = find_executable_batch_size(attempt, starting_batch_size=most)()
     return images
 
 

@@ -22,7 +22,7 @@ from methods.bits import FLOAT, Bits
 from methods.errors import UsageError
 from methods.models.architecture import named_attentions, product_layers
 from methods.models.trace import trace
-from methods.quant.insert import replace
+from methods.quant.insert import note_placement, replace
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers.base import Quantizer
 from methods.quant.recipe import Maker, made
@@ -113,6 +113,7 @@ def insert_everywhere(model: nn.Module, bits: Bits, weights: Maker, activations:
         if isinstance(module, Block | SwinTransformerBlock):
             _quantize_output(module, made(activations, bits.of(f"{name}.mlp").activations))
             _quantize_sum(module.norm2, made(activations, bits.of(f"{name}.norm2").activations))
+    note_placement(quantized, "every tensor", bits)
     return quantized
 
 

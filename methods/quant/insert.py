@@ -58,6 +58,7 @@ def insert_quantizers(model: nn.Module, bits: Bits, recipe: Recipe) -> nn.Module
         attention.fused_attn = False
     _watch_products(quantized, bits, recipe, seen)
     vars(quantized)["left_in_float"] = {p.name: p.left for p in seen.products if p.left}
+    note_placement(quantized, "products", bits)
     return quantized
 
 
@@ -111,6 +112,11 @@ def _site(product: Product, bits: Bits, recipe: Recipe) -> CallSite:
         quantizers["weight"] = made(recipe.weights, bits.weights)
     placed = {name: quantizer for name, quantizer in quantizers.items() if quantizer is not None}
     return CallSite(product.index, product.kind, placed)
+
+
+def note_placement(quantized: nn.Module, places: str, bits: Bits) -> None:
+    """Keep on a model where its quantizers are, for who puts them there again (`methods.quant.placement`)."""
+    vars(quantized)["placement"] = (places, bits)
 
 
 def _operands(attention: Any, width: int, recipe: Recipe) -> list[nn.Module]:

@@ -9,9 +9,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class IntegerGrid:
+    """q = clip(round(x/scale) + zero_point, low, high), x^ = scale (q - zero_point): the grid of QDQ operations.
+
+    scale and zero_point hold one number, or one per slice along `axis`.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    axis: int | None
+    low: int
+    high: int
 
 
 class Quantizer(nn.Module, ABC):
@@ -56,6 +71,10 @@ class Quantizer(nn.Module, ABC):
     @abstractmethod
     def describe(self) -> str:
         """Say in a few words what this quantizer does, for the record's list of operations."""
+
+    def to_qdq(self) -> IntegerGrid | None:
+        """Return the grid as QDQ operations say it, None if they cannot."""
+        return None
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return x rounded to the grid, same shape."""

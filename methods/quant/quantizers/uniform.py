@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from methods.quant.quantizers import ranges
-from methods.quant.quantizers.base import Quantizer
+from methods.quant.quantizers.base import IntegerGrid, Quantizer
 from methods.quant.quantizers.chunks import Chain, change_, changed
 
 Bound: TypeAlias = Tensor | float
@@ -62,7 +62,7 @@ class UniformQuantizer(Quantizer):
         self, bits: int, search: ranges.RangeSearch, axis: int | None = None, symmetric: bool = False
     ) -> None:
         super().__init__(bits)
-        self.search, self.axis = search, axis
+        self.search, self.axis, self.symmetric = search, axis, symmetric
         self.grid = ranges.symmetric_grid(bits) if symmetric else ranges.asymmetric_grid(bits)
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("zero_point", torch.zeros(()))
@@ -95,6 +95,10 @@ class UniformQuantizer(Quantizer):
         """Where rounding stays on the grid."""
         steps = x.div(self.scale).round_().add_(self.zero_point)
         return (steps >= self.grid.qmin) & (steps <= self.grid.qmax)
+
+    def to_qdq(self) -> IntegerGrid:
+        """Return this very grid."""
+        return IntegerGrid(self.scale, self.zero_point, self.axis, self.grid.qmin, self.grid.qmax)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Round to the grid."""

@@ -1,0 +1,83 @@
+"""What an exported file does where it runs: its logits beside the simulated model's, and its speed beside FP32's."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from harness.deploy.runtimes import RUNTIMES, Images, Run, installed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Batches: TypeAlias = Callable[[], Iterable[Images]]
+"""Yields normalized images [n, C, H, W], batch by batch, from the first again at every call."""
+LATENCIES = ((1, 1), (1, 2), (8, 1), (8, 2))
+"""Batch and threads of the latencies that are measured."""
+_SECONDS, _FEWEST = 2.0, 5
+
+
+def compared(logits: Tensor, simulated: Tensor, labels: list[int] | None) -> dict[str, float | None]:
+    """Compare logits [n, classes] with the simulated model's.
+
+    Returns top-1 (None without labels) and the share of equal answers in percent, and the largest difference of a
+    logit.
+    """
+    import torch
+
+    answers = logits.argmax(1)
+    return {
+        "top1": None if labels is None else 100 * float((answers == torch.tensor(labels)).double().mean()),
+        "agreement": 100 * float((answers == simulated.argmax(1)).double().mean()),
+        "largest_difference": float((logits - simulated).abs().max()),
+    }
+
+
+def measured(
+    content: bytes, plain: bytes, batches: Batches, simulated: Tensor, labels: list[int] | None
+) -> dict[str, dict[str, Any]]:
+    """Run an ONNX file on every runtime that is installed, and time it beside the FP32 file `plain`.
+
+    simulated, labels: logits [n, classes] and classes of the images that `batches` yields.
+    """
+    import torch
+
+    results = {}
+    for name, release in installed().items():
+        run = RUNTIMES[name](content, len(os.sched_getaffinity(0)), None)
+        logits = torch.from_numpy(np.concatenate([run(images) for images in batches()]))
+        image = next(iter(batches()))[:1]
+        times = latencies((content, plain), image, RUNTIMES[name])
+        results[name] = {"version": release, **compared(logits, simulated, labels), "latencies": times}
+    return results
+
+
+def latencies(
+    files: tuple[bytes, bytes], image: Images, opened: Callable[[bytes, int, int | None], Run]
+) -> list[dict[str, float]]:
+    """Return the median milliseconds of a quantized and an FP32 file, taking turns, for every batch and threads."""
+    rows = []
+    for batch, threads in LATENCIES:
+        runs = [opened(file, threads, batch) for file in files]
+        quantized, plain = medians(runs, np.repeat(image, batch, axis=0))
+        rows.append({"batch": batch, "threads": threads, "ms": quantized, "fp32_ms": plain})
+    return rows
+
+
+def medians(runs: Sequence[Run], images: Images) -> list[float]:
+    """Return the median time of every run in milliseconds; they take turns, so that all see the same machine."""
+    taken: list[list[float]] = [[] for _ in runs]
+    for run in runs:
+        run(images)
+    end = time.perf_counter() + _SECONDS
+    while time.perf_counter() < end or len(taken[0]) < _FEWEST:
+        for run, times in zip(runs, taken, strict=True):
+            start = time.perf_counter()
+            run(images)
+            times.append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(times) for times in taken]
