@@ -136,9 +136,13 @@ class Method(ABC):
 
 @dataclass(frozen=True)
 class QuantizationContext:
-    """What a backend may use beside model, images and bits."""
+    """What a backend may use beside model, images and bits.
+
+    space: the pixels the model takes, whose box is the range of every image, known without seeing one.
+    """
 
     generator: torch.Generator
+    space: ImageSpace
     report: Report = silent
 
 

@@ -26,13 +26,15 @@ class Alignment:
 
     They are drawn once and stay for the whole run, one per image, site, window and head (per window:
     inferred). depth_weight: weigh block l by l/L; class_token_share: scale each prior to the attention
-    the head gives the patches at all, so that a row with the prefix tokens sums to 1 (inferred).
+    the head gives the patches at all, so that a row with the prefix tokens sums to 1 (inferred); scale: `sum`
+    compares distributions, `max` maps and priors each divided by their largest value.
     """
 
     sites: Sequence[AttentionSite]
     priors: Sequence[Tensor]
     depth_weight: bool = True
     class_token_share: bool = False
+    scale: str = "sum"
 
     def seen(self, view: View, size: tuple[int, int]) -> Alignment:
         """Return the alignment of images of a size (height, width) shown in a view: the priors go along with them."""
@@ -42,15 +44,17 @@ class Alignment:
             priors.append(moved_prior(prior, site.grid, offset, view.flipped))
         return replace(self, priors=priors)
 
-    def loss(self, maps: Sequence[Tensor], start: int) -> Tensor:
-        """Return L_APA for maps of images start.. of the set, each [n, windows, heads, cells].
+    def loss(self, maps: Sequence[Tensor], images: Sequence[int]) -> Tensor:
+        """Return L_APA for maps of these images of the set, each [n, windows, heads, cells].
 
         The mean squared error of a head is over images, windows and cells.
         """
         total = torch.zeros((), device=maps[0].device)
         for site, prior, reached in zip(self.sites, self.priors, maps, strict=True):
-            target = prior[start : start + len(reached)]
-            if self.class_token_share:
+            target = prior[list(images)]
+            if self.scale == "max":
+                target, reached = (given / given.amax(dim=-1, keepdim=True) for given in (target, reached))
+            elif self.class_token_share:
                 target = target * reached.detach().sum(dim=-1, keepdim=True)
             weight = site.depth / site.depths if self.depth_weight else 1.0
             total = total + weight * site.heads * (reached - target).square().mean()
@@ -92,12 +96,19 @@ def measured_priors(model: nn.Module, sites: Sequence[AttentionSite], images: Te
 
 
 def draw_priors(
-    sites: Sequence[AttentionSite], images: int, law: PriorLaw, generator: torch.Generator
+    sites: Sequence[AttentionSite], images: int, law: PriorLaw, generator: torch.Generator, shared: float = 0.0
 ) -> list[Tensor]:
-    """Draw one prior for every image, window and head of every site: tensors [images, windows, heads, cells]."""
-    return [
-        law.draw(images * site.windows * site.heads, site.grid, generator).reshape(
-            images, site.windows, site.heads, -1
-        )
-        for site in sites
-    ]
+    """Draw one prior for every image, window and head of every site: tensors [images, windows, heads, cells].
+
+    shared: the part of each that is a map of its image (and window), the same at all heads and sites.
+    """
+    seed = int(torch.randint(1 << 62, (), generator=generator)) if shared else 0
+    priors = []
+    for site in sites:
+        maps = law.draw(images * site.windows * site.heads, site.grid, generator)
+        prior = maps.reshape(images, site.windows, site.heads, -1)
+        if shared:
+            common = law.draw(images * site.windows, site.grid, torch.Generator().manual_seed(seed))
+            prior = shared * common.reshape(images, site.windows, 1, -1) + (1 - shared) * prior
+        priors.append(prior)
+    return priors

@@ -43,16 +43,17 @@ class Region:
 @dataclass(frozen=True)
 class RegionLaw:
     """most: K_MSR, regions per image are drawn from 1..most; side_min, side_max: range of the side, in image
-    sides."""
+    sides; disjoint: whether regions of an image share no pixel."""
 
     most: int = 4
     side_min: float = 0.25
     side_max: float = 0.5
+    disjoint: bool = True
 
     def __post_init__(self) -> None:
         if self.most < 1 or not 0 < self.side_min <= self.side_max <= 1:
             raise UsageError("Regions need most >= 1 and 0 < side_min <= side_max <= 1.")
-        if (self.most > 1 and self.side_min > 0.5) or self.most * self.side_min**2 > 1:
+        if self.disjoint and ((self.most > 1 and self.side_min > 0.5) or self.most * self.side_min**2 > 1):
             raise UsageError(f"{self.most} regions of side {self.side_min} cannot be disjoint in one image.")
 
     def draw(self, images: int, height: int, width: int, generator: torch.Generator) -> list[Region]:
@@ -64,7 +65,7 @@ class RegionLaw:
         return regions
 
     def place(self, image: int, count: int, height: int, width: int, generator: torch.Generator) -> list[Region]:
-        """Place `count` disjoint squares at random, by rejection; start afresh when the image is jammed."""
+        """Place `count` squares at random, disjoint ones by rejection; start afresh when the image is jammed."""
         shorter = min(height, width)
         lowest, highest = max(1, round(self.side_min * shorter)), max(1, round(self.side_max * shorter))
         for _ in range(_TRIES):
@@ -73,7 +74,7 @@ class RegionLaw:
                 side = _integer(lowest, highest, generator)
                 top, left = _integer(0, height - side, generator), _integer(0, width - side, generator)
                 region = Region(image, top, left, side)
-                if not any(region.overlaps(other) for other in placed):
+                if not (self.disjoint and any(region.overlaps(other) for other in placed)):
                     placed.append(region)
                 if len(placed) == count:
                     return placed

@@ -18,11 +18,16 @@ from methods.errors import UsageError
 
 @dataclass(frozen=True)
 class SoftLabelLaw:
-    """eps1, eps2: range of Z at relevant classes (paper: 5, 10); other: Z elsewhere is U(0, other)."""
+    """The law of Z.
+
+    eps1, eps2: range at relevant classes (paper: 5, 10); other: elsewhere it is U(0, other); dominant: whether a
+    view's first class, its own, gets the largest of its entries.
+    """
 
     eps1: float = 5.0
     eps2: float = 10.0
     other: float = 1.0
+    dominant: bool = False
 
     def __post_init__(self) -> None:
         if self.eps1 > self.eps2 or self.other < 0:
@@ -33,6 +38,8 @@ class SoftLabelLaw:
         logits = self.other * torch.rand((len(relevant), classes), generator=generator)
         for row, chosen in zip(logits, relevant, strict=True):
             draw = torch.rand(len(chosen), generator=generator)
+            if self.dominant:
+                draw = draw.sort(descending=True).values
             row[list(chosen)] = self.eps1 + (self.eps2 - self.eps1) * draw
         return logits.softmax(dim=1)
 

@@ -43,10 +43,12 @@ def time_evaluation(
     """
     import torch
 
-    from methods.contracts import QuantizationContext
+    from methods.contracts import ImageSpace, QuantizationContext
 
     start = _now(images.device)
-    context = QuantizationContext(torch.Generator().manual_seed(0))
+    _, channels, height, width = images.shape
+    space = ImageSpace(height, width, (0.5,) * channels, (0.1,) * channels)
+    context = QuantizationContext(torch.Generator().manual_seed(0), space)
     quantized = backend.quantize(model, images, bits, config, context)
     seconds = _now(images.device) - start
     noise = torch.randn((batch, *images.shape[1:]), device=images.device)

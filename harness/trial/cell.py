@@ -9,6 +9,7 @@ import msgspec
 
 from harness.inputs.image_sets import open_images
 from harness.inputs.seeds import generator
+from harness.inputs.weights import image_space
 from harness.plan.jobs import CellJob, RunSettings
 from harness.plan.mixed_bits import recorded_bits
 from harness.record import correctness
@@ -33,7 +34,9 @@ def run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
     images = synthesis.tensors["images"]
     report("quantize", 0, 1)
     with metered(device) as quantizing:
-        context = QuantizationContext(generator(job.cell.seed, "quantization"), partial(report, "quantize"))
+        context = QuantizationContext(
+            generator(job.cell.seed, "quantization"), image_space(entry), partial(report, "quantize")
+        )
         quantized = BACKENDS.get(job.cell.backend).quantize(
             model, images.to(device), job.bits, job.backend_config, context
         )

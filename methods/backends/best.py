@@ -35,7 +35,7 @@ class Best(Blockwise):
     """Turned streams, ERQ's start, logarithmic grids behind GELU and softmax, a little block-wise learning."""
 
     name = "best"
-    version = 3
+    version = 4
     paper = "this project's combination of RepQ-ViT, ERQ, AdaLog and SPDFQ"
     config_class = BestConfig
     inferred = "the combination"

@@ -109,7 +109,7 @@ class Blockwise(Backend):
     """Percentile ranges, log2 attention, block-wise reconstruction."""
 
     name = "blockwise"
-    version = 1
+    version = 2
     paper = "SPDFQ / SARDFQ (arXiv 2412.16553; ICCV 2025)"
     config_class = BlockwiseConfig
     inferred = "initial ranges; all images in every step"
@@ -157,10 +157,10 @@ def _initialized(
 ) -> nn.Module:
     """Return the copy of `model` that learning starts from: with ranges from the images; regression takes `seen`."""
     if config.init == "percentile":
-        quantized = insert_quantizers(model, bits, config.grids(RECIPE))
+        quantized = insert_quantizers(model, bits, config.grids(RECIPE), context.space)
         calibrate(quantized, images)
         return quantized
-    quantized = repq.reparameterized(model, images, bits, config.grids(repq.RECIPE))
+    quantized = repq.reparameterized(model, images, bits, context.space, config.grids(repq.RECIPE))
     if config.init == "erq" and not bits.float:
         loosen(reduce_errors(quantized, seen, ErqConfig(), context))
     return quantized

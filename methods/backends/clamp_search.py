@@ -54,7 +54,7 @@ class ClampSearch(Backend):
     """Min-max quantizers whose clipping evolves."""
 
     name = "clamp_search"
-    version = 1
+    version = 2
     paper = "CLAMP-ViT (ECCV 2024), its search"
     config_class = ClampSearchConfig
     inferred = "everything but the idea: genes, units, fitness, operators, sizes; fixed bit-widths"
@@ -74,7 +74,7 @@ class ClampSearch(Backend):
         self, model: nn.Module, images: Tensor, bits: Bits, config: Any, context: QuantizationContext
     ) -> nn.Module:
         """Calibrate on the images, search unit by unit, fold the weights."""
-        quantized = insert_quantizers(model, bits, MIN_MAX)
+        quantized = insert_quantizers(model, bits, MIN_MAX, context.space)
         calibrate(quantized, images)
         if config.generations and not bits.float:
             with torch.no_grad():
@@ -131,8 +131,8 @@ def _keep(targets: dict[str, Tensor], name: str, _module: nn.Module, _arguments:
 def search_unit(
     unit: nn.Module, inputs: Tensor, target: Tensor, config: ClampSearchConfig, generator: torch.Generator
 ) -> None:
-    """Give every quantizer of a unit the scale that the search finds best."""
-    quantizers = [m for m in unit.modules() if isinstance(m, UniformQuantizer)]
+    """Give every quantizer of a unit, unless its range is known, the scale that the search finds best."""
+    quantizers = [m for m in unit.modules() if isinstance(m, UniformQuantizer) and not m.search.known]
     scales = [quantizer.scale for quantizer in quantizers]
 
     def clip(factors: Tensor) -> None:

@@ -47,7 +47,7 @@ class Erq(Backend):
     """RepQ-ViT's quantizers, ridge regression, rounding refinement."""
 
     name = "erq"
-    version = 1
+    version = 2
     paper = "ERQ (arXiv 2407.06794; ICML 2024)"
     config_class = ErqConfig
     space: ClassVar = {
@@ -63,7 +63,7 @@ class Erq(Backend):
         self, model: nn.Module, images: Tensor, bits: Bits, config: Any, context: QuantizationContext
     ) -> nn.Module:
         """Calibrate and reparameterize, then regress and round layer by layer."""
-        quantized = reparameterized(model, images, bits)
+        quantized = reparameterized(model, images, bits, context.space)
         if not bits.float:
             reduce_errors(quantized, images, config, context)
         fold_weights(quantized)

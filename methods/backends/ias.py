@@ -4,7 +4,7 @@ First the network learns to live with quantized activations, weights in floating
 LayerNorm, where errors are small and the loss is smooth; then the channels' scales move into LayerNorm and
 the next layer (`methods.quant.reparameterize`), which changes nothing; then weights are quantized and learned
 again. The softmax output is quantized by the shift-uniform-log2 quantizer. Targets of both are outputs of the
-floating-point model's units. As for `repq`, the image has eight bits (the published code leaves it in floating
+floating-point model's units. The image has eight bits (the published code leaves it in floating
 point), and ranges are found one after another (inferred).
 """
 
@@ -65,7 +65,7 @@ class Ias(Backend):
     """Channel-wise calibration behind LayerNorm, shift-uniform-log2 attention, three stages."""
 
     name = "ias"
-    version = 1
+    version = 2
     paper = "I&S-ViT (arXiv 2311.10126)"
     config_class = IasConfig
     inferred = "the image at eight bits; ranges one after another"
@@ -86,7 +86,7 @@ class Ias(Backend):
         self, model: nn.Module, images: Tensor, bits: Bits, config: Any, context: QuantizationContext
     ) -> nn.Module:
         """Learn with quantized activations, reparameterize, learn with quantized weights, fold them."""
-        quantized, learning = insert_quantizers(model, bits, RECIPE), config.learning(bits)
+        quantized, learning = insert_quantizers(model, bits, RECIPE, context.space), config.learning(bits)
         stages = [width != FLOAT and learning.iterations > 0 for width in (bits.activations, bits.weights)]
         with exact_weights(quantized):
             calibrate(quantized, images, sequential=True)

@@ -2,9 +2,10 @@
 
 The synthesis, and the citation, is `methods.synthesis.mimiq`. Weights symmetric per channel from minimum to maximum,
 anew at every step; activations, operands of both attention products among them, uniform per tensor with learned step
-and offset (`methods.quant.quantizers.learned_step`, gradients times 0.01); the image stays in floating point. SGD with
-Nesterov's momentum 0.9 from 1e-3 by a cosine to a hundredth, 100 epochs in batches of 16, weights fixed in the first
-two; loss T^2 KL of the logits (T = 5) + 10 L_head (`methods.backends.mimiq_qat_loss`), where
+and offset (`methods.quant.quantizers.learned_step`, gradients times 0.01), the image at eight bits (published: in
+floating point). SGD with Nesterov's momentum 0.9 from 1e-3 by a cosine to a hundredth, 100 epochs in batches of 16,
+weights fixed in the first two; loss T^2 KL of the logits (T = 5) + 10 L_head (`methods.backends.mimiq_qat_loss`),
+where
 
     L_head = 1 - mean over layers, images, heads and channels of (2 c_tq + C2) / (v_t + v_q + C2),   C2 = 0.03^2
 
@@ -74,7 +75,7 @@ class MimiQQat(Backend):
     """Quantization-aware training with head-wise distillation."""
 
     name = "mimiq_qat"
-    version = 1
+    version = 2
     paper = "MimiQ (AAAI 2025), its training"
     config_class = MimiQQatConfig
     inferred = "what is learned at which rate; strengths of the augmentation; last epoch instead of the best"
@@ -95,10 +96,7 @@ class MimiQQat(Backend):
         self, model: nn.Module, images: Tensor, bits: Bits, config: Any, context: QuantizationContext
     ) -> nn.Module:
         """Calibrate on the images, train, freeze steps and weights where the last epoch left them."""
-        quantized = insert_quantizers(model, bits, config.recipe())
-        for _, layer in quantized_layers(quantized):
-            if isinstance(layer.layer, nn.Conv2d):
-                layer.inputs = None
+        quantized = insert_quantizers(model, bits, config.recipe(), context.space)
         calibrate(quantized, images)
         if config.epochs and not bits.float:
             with _following_weights(quantized), torch.enable_grad():

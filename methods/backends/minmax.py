@@ -3,8 +3,8 @@
 PSAQ-ViT's quantizer (ECCV 2022) in two protocols. `plain`: all operands of matrix products are quantized, the
 softmax output uniformly too; LayerNorm, softmax and GELU stay in floating point. `psaq_vit`: as its published code
 has it, every tensor that one operation hands to the next (`methods.quant.every_tensor`), among them both residual
-sums and the logits of attention, while the softmax output stays in floating point; ranges are those of the
-floating-point model's activations.
+sums, the logits of attention and, with the range seen, the image, while the softmax output stays in floating point;
+ranges are those of the floating-point model's activations.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class MinMax(Backend):
     """Range calibration without learning."""
 
     name = "minmax"
-    version = 1
+    version = 2
     paper = "PSAQ-ViT (ECCV 2022), its plain form or its own protocol"
     config_class = MinMaxConfig
 
@@ -57,7 +57,7 @@ class MinMax(Backend):
     ) -> nn.Module:
         """Insert quantizers, calibrate them on the images and fold the weights."""
         if config.protocol == "plain":
-            quantized = insert_quantizers(model, bits, MIN_MAX)
+            quantized = insert_quantizers(model, bits, MIN_MAX, context.space)
             calibrate(quantized, images)
         else:
             quantized = insert_everywhere(model, bits, MIN_MAX.weights, MIN_MAX.activations)

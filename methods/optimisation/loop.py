@@ -18,6 +18,7 @@ from torch import Tensor
 
 from methods.contracts import ImageSpace, Report, SynthesisContext, SyntheticImages
 from methods.errors import UsageError, unknown_name
+from methods.optimisation.spectrum import smoothed
 from methods.optimisation.views import Jitter
 
 PRECISIONS = ("fp32", "bf16")
@@ -37,7 +38,8 @@ class LoopSettings:
     which the rate rises linearly, before a half cosine takes it to zero; precision: of the forward passes, `fp32`
     or `bf16` (autocast; pixels, losses and Adam stay in fp32); rounds: how often the schedule runs, each time over
     an equal share of the steps, while Adam's moments live on; weight_decay: of AdamW, plain Adam where it is 0;
-    floor: the factor on the learning rate that the cosine falls to (1: it stays at its peak)."""
+    floor: the factor on the learning rate that the cosine falls to (1: it stays at its peak); smoothing: the gradient
+    at frequency f is divided by f^smoothing before Adam sees it, so that broad shapes move first."""
 
     iterations: int
     learning_rate: float
@@ -47,14 +49,15 @@ class LoopSettings:
     rounds: int = 1
     weight_decay: float = 0.0
     floor: float = 0.0
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.learning_rate <= 0 or not 0 <= self.warmup < 1:
             raise UsageError("Synthesis needs iterations >= 1, learning_rate > 0 and 0 <= warmup < 1.")
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
-        if self.weight_decay < 0 or not 0 <= self.floor <= 1:
-            raise UsageError("Synthesis needs weight_decay >= 0 and 0 <= floor <= 1.")
+        if min(self.weight_decay, self.smoothing) < 0 or not 0 <= self.floor <= 1:
+            raise UsageError("Synthesis needs smoothing >= 0, weight_decay >= 0 and 0 <= floor <= 1.")
         if not 1 <= self.rounds <= self.iterations:
             raise UsageError(f"Synthesis needs 1 <= rounds <= iterations, not {self.rounds} and {self.iterations}.")
 
@@ -105,6 +108,9 @@ def optimize_images(
         _check(values, step, first)
         for name, value in values.items():
             history.setdefault(name, []).append(value)
+        if settings.smoothing > 0:
+            assert images.grad is not None
+            images.grad.copy_(smoothed(images.grad, settings.smoothing))
         optimizer.step()
         schedule.step()
         with torch.no_grad():

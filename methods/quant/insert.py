@@ -10,7 +10,7 @@ quantizer takes the place of the inactive dropout.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from methods.bits import FLOAT, Bits
+from methods.contracts import ImageSpace
 from methods.errors import UsageError
 from methods.models.architecture import named_attentions, product_layers
 from methods.models.calls import CallSite, watch
@@ -25,7 +26,7 @@ from methods.models.trace import Product, Trace, separate, trace
 from methods.quant.formats import format_recipe
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers.base import Quantizer
-from methods.quant.recipe import Recipe, made
+from methods.quant.recipe import Maker, Recipe, made
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -34,12 +35,13 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
-def insert_quantizers(model: nn.Module, bits: Bits, recipe: Recipe) -> nn.Module:
+def insert_quantizers(model: nn.Module, bits: Bits, recipe: Recipe, space: ImageSpace) -> nn.Module:
     """Return a copy of `model` with uncalibrated activation quantizers and fitted weight quantizers.
 
     A layer's bits are those of its weight and its input, those of a module that multiplies by itself those of the
-    operands; where bits name a number format, its recipe takes the place of the given one. Raises UsageError for a
-    model that cannot be quantized. With 32 bits throughout the copy is the plain model.
+    operands; where bits name a number format, its recipe takes the place of the given one. Images, of the pixels
+    `space`, have eight bits whatever the others have. Raises UsageError for a model that cannot be quantized. With 32
+    bits throughout the copy is the plain model.
     """
     quantized = copy.deepcopy(model).requires_grad_(False)
     if bits.float:
@@ -51,7 +53,7 @@ def insert_quantizers(model: nn.Module, bits: Bits, recipe: Recipe) -> nn.Module
     operands = {
         f"{name}.qkv": _operands(a, own.activations, _recipe(own, recipe)) for name, (a, own) in attentions.items()
     }
-    _replace_layers(quantized, bits, recipe, seen, operands)
+    _replace_layers(quantized, bits, recipe, recipe.inputs(seen, space), seen, operands)
     for attention, own in attentions.values():
         chosen = _recipe(own, recipe)
         attention.attn_drop = chosen.operand(chosen.attention, own.activations, attention.num_heads, 1)
@@ -63,10 +65,14 @@ def insert_quantizers(model: nn.Module, bits: Bits, recipe: Recipe) -> nn.Module
 
 
 def _replace_layers(
-    model: nn.Module, bits: Bits, recipe: Recipe, seen: Trace, operands: dict[str, list[nn.Module]]
+    model: nn.Module,
+    bits: Bits,
+    recipe: Recipe,
+    maker: Callable[[str], Maker],
+    seen: Trace,
+    operands: dict[str, list[nn.Module]],
 ) -> None:
     """Put a `QuantizedLayer` in the place of every layer that takes part; one left as it is gets no quantizers."""
-    maker = recipe.inputs(seen)
     products = {product.layer: product for product in seen.products if product.layer is not None}
     for name, layer in product_layers(model):
         if name not in products:

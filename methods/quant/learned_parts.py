@@ -89,14 +89,17 @@ def learnable(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
 def learned_scales(unit: nn.Module) -> Iterator[list[Learned]]:
     """Give a unit's activation quantizers scales that can be learned; in the end they are plain again.
 
-    Uniform and stretching logarithmic ones are; zero points, rates and tails in units of the scale stay.
+    Uniform ones, unless their range is known, and stretching logarithmic ones are; zero points, rates and tails in units
+    of the scale stay.
     """
     weights = {id(layer.weights) for _, layer in quantized_layers(unit)}
     places = [
         (parent, name, _learnable(child))
         for parent in unit.modules()
         for name, child in parent.named_children()
-        if isinstance(child, UniformQuantizer | ShiftedLogQuantizer | TailLogQuantizer) and id(child) not in weights
+        if isinstance(child, UniformQuantizer | ShiftedLogQuantizer | TailLogQuantizer)
+        and id(child) not in weights
+        and not (isinstance(child, UniformQuantizer) and child.search.known)
     ]
     for parent, name, quantizer in places:
         setattr(parent, name, quantizer)

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from methods.bits import FLOAT
+from methods.contracts import ImageSpace
 from methods.models.trace import Trace
 from methods.quant.headwise import HeadwiseQuantizer
 from methods.quant.quantizers.base import Quantizer
-from methods.quant.quantizers.ranges import MinMaxRange
+from methods.quant.quantizers.ranges import KnownRange, MinMaxRange
 from methods.quant.quantizers.uniform import UniformQuantizer
+
+_IMAGE_BITS = 8
 
 Maker: TypeAlias = Callable[[int], Quantizer]
 """Makes a quantizer for a bit-width."""
@@ -19,7 +22,7 @@ Maker: TypeAlias = Callable[[int], Quantizer]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which quantizer goes where."""
+    """Which quantizer goes where; no recipe has a say in the image (`image_maker`)."""
 
     weights: Maker
     activations: Maker
@@ -30,24 +33,33 @@ class Recipe:
     """Inputs of layers that a LayerNorm feeds (`Trace.norms`)."""
     activated: Maker | None = None
     """Inputs of layers that a GELU feeds (`Trace.activated`)."""
-    images: Maker | None = None
-    """The images themselves."""
     values: Maker | None = None
     """The value operand of attention."""
     per_head: bool = False
     """Whether every head has quantizers of its own for the operands of the two attention products (a protocol of its
     own: all else is per tensor)."""
 
-    def inputs(self, seen: Trace) -> Callable[[str], Maker]:
+    def inputs(self, seen: Trace, space: ImageSpace) -> Callable[[str], Maker]:
         """Return what gives, for a layer by its name, the maker of its input's quantizer."""
         special = dict.fromkeys(seen.norms, self.normed)
         special |= dict.fromkeys(seen.activated, self.activated)
-        special |= dict.fromkeys(seen.images, self.images)
+        special |= dict.fromkeys(seen.images, image_maker(space))
         return lambda name: special.get(name) or self.activations
 
     def operand(self, maker: Maker, bits: int, heads: int, dim: int) -> Quantizer | HeadwiseQuantizer:
         """Return the quantizer of an operand of an attention product whose heads lie along `dim`."""
         return HeadwiseQuantizer(maker, bits, heads, dim) if self.per_head else maker(bits)
+
+
+def image_maker(space: ImageSpace) -> Maker:
+    """Return what makes the quantizer of the images: eight bits, as their pixels have, over the box of all pixels.
+
+    The eight bits, whatever others have, are the sibling codes' (RepQ-ViT, I&S-ViT, AdaLog). The box is known without
+    data, so that calibration images of low contrast clip no other images.
+    """
+    low, high = space.bounds()
+    box = KnownRange(float(low.min()), float(high.max()))
+    return lambda _bits: UniformQuantizer(_IMAGE_BITS, box)
 
 
 def made(maker: Maker, bits: int) -> Quantizer | None:

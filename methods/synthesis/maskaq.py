@@ -75,7 +75,7 @@ class MaskAQ(MimiQ):
     """Images of alike, varied heads whose attention survives quantization."""
 
     name = "maskaq"
-    version = 1
+    version = 2
     paper = "MaskAQ (ICML 2026)"
     config_class = MaskAQConfig
     inferred = f"{MimiQ.inferred}; student and its refreshing; choice of rows; mean over queries in Swin"
@@ -116,7 +116,7 @@ class MaskAQObjective(MimiQObjective):
     def __init__(self, model: nn.Module, config: MaskAQConfig, context: SynthesisContext) -> None:
         super().__init__(model, config, context)
         bits = Bits.parse(config.student)
-        self.student = insert_quantizers(model, bits, MIN_MAX) if config.align_weight > 0 else None
+        self.student = insert_quantizers(model, bits, MIN_MAX, context.space) if config.align_weight > 0 else None
         self.student_sites = counterparts(self.sites, model, self.student) if self.student else []
 
     def refresh(self, images: Tensor) -> None:

@@ -86,7 +86,7 @@ class PSAQViTV2(Method):
     """Adaptive teacher-student synthesis."""
 
     name = "psaq_vit_v2"
-    version = 1
+    version = 2
     paper = "PSAQ-ViT V2 (TNNLS 2023)"
     config_class = PSAQViTV2Config
     inferred = "all but the losses' form: the student's bits, ranges, rate and steps, weights of the terms, schedule"
@@ -123,7 +123,7 @@ class _Objective:
         self.config = config
         law = DensityLaw(config.bandwidth, config.points)
         self.entropy = PatchEntropy(model, law, config.pse_weight, context.micro_batch)
-        self.student = Student(model, Bits.parse(config.student_bits), config.student_rate, context.micro_batch)
+        self.student = Student(model, Bits.parse(config.student_bits), config.student_rate, context)
         shape = torch.empty((config.images, *context.space.shape), device="meta")
         self.variation_target = variation_target(shape, context.generator)
 
@@ -148,10 +148,10 @@ class Student:
     Gradients pass straight through rounding, to the pixels and, within `learn`, to weights and biases.
     """
 
-    def __init__(self, model: nn.Module, bits: Bits, learning_rate: float, micro_batch: int) -> None:
+    def __init__(self, model: nn.Module, bits: Bits, learning_rate: float, context: SynthesisContext) -> None:
         """Copy and quantize the model; raises UsageError for a family that is not supported."""
-        self.teacher, self.micro_batch = model, micro_batch
-        self.network = insert_quantizers(model, bits, MIN_MAX)
+        self.teacher, self.micro_batch = model, context.micro_batch
+        self.network = insert_quantizers(model, bits, MIN_MAX, context.space)
         layers = [layer.layer for _, layer in quantized_layers(self.network)]
         self.parameters = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
         self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate)

@@ -16,7 +16,8 @@ from harness import ablation
 from harness.record.record import Config, Record
 from harness.report.ablations import ablation_grid, ablations
 from spdfq.ablation import ROWS
-from spdfq.method import SPDFQ, SPDFQConfig
+from spdfq.config import SPDFQConfig
+from spdfq.method import SPDFQ
 
 TINY = ["--set", "spdfq.iterations=1", "--set", "spdfq.images=2", "--backend", "minmax", "--limit", "20"]
 FULL = "APA + MSR + SL"

@@ -52,7 +52,7 @@ def test_two_constant_channels_do_no_harm(name: str) -> None:
     config = backend.default_config("deit_t")
     counts = [field.name for field in dataclasses.fields(config) if field.name.endswith(("iterations", "epochs"))]
     config = dataclasses.replace(config, **dict.fromkeys(counts, 2))
-    context = QuantizationContext(torch.Generator().manual_seed(0))
+    context = QuantizationContext(torch.Generator().manual_seed(0), image_space(entry))
     quantized = backend.quantize(model, images, Bits(8, 8), config, context)
     with torch.inference_mode():
         logits, exact = quantized(images), model(images)

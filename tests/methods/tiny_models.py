@@ -17,7 +17,11 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from methods.contracts import ImageSpace
+
 torch.set_num_threads(1)
+WIDE = ImageSpace(16, 16, (0.5,) * 3, (0.1,) * 3)
+"""Pixels whose box, -5 to 5, holds noise."""
 Array = NDArray[np.float64]
 
 

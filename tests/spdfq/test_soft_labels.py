@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -64,6 +65,6 @@ def test_hard_labels_are_one_hot_at_the_first_class() -> None:
 
 
 @pytest.mark.parametrize("bad", [{"eps1": 11.0}, {"eps2": 4.0}, {"other": -1.0}])
-def test_laws_that_cannot_be_are_refused(bad: dict[str, float]) -> None:
+def test_laws_that_cannot_be_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="eps1 <= eps2"):
         SoftLabelLaw(**bad)

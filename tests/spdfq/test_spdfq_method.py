@@ -21,7 +21,8 @@ from methods.models.architecture import attention_modules, attention_sites
 from methods.models.attention import attention_maps
 from methods.optimisation import loop, views
 from spdfq.apa import deep_sites
-from spdfq.method import SPDFQ, SPDFQConfig
+from spdfq.config import SPDFQConfig
+from spdfq.method import SPDFQ
 
 HALF = ImageSpace(16, 16, (0.5,) * 3, (0.5,) * 3)
 IMAGENET = ImageSpace(16, 16, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -291,7 +292,8 @@ def test_schedule_of_one_region_visits_one_of_each_image_with_its_own_target(
 def test_schedule_of_one_region_comes_to_all_of_them(spied: dict[str, Any]) -> None:
     synthesize(region_schedule="one", iterations=1)
     objective = spied["objective"]
-    visits = [objective._visited() for _ in range(60)]
+    wholes, visits = zip(*(objective._visited() for _ in range(60)), strict=True)
+    assert all(seen == [0, 1, 2, 3] for seen in wholes)
     for visit in visits:
         assert visit == sorted(visit)
         assert [objective.regions[i].image for i in visit] == [0, 1, 2, 3]

@@ -9,8 +9,9 @@ import pytest
 
 from harness.inputs.zoo import ENTRIES
 from methods.errors import UsageError
+from spdfq.config import SPDFQConfig
 from spdfq.defaults import BY_NAME, defaults_for
-from spdfq.method import SPDFQ, SPDFQConfig
+from spdfq.method import SPDFQ
 
 
 def test_defaults_are_the_papers_where_it_states_them() -> None:

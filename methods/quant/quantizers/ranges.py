@@ -1,4 +1,4 @@
-"""How a quantizer's range is chosen: from minimum and maximum, or among percentiles by least squared error.
+"""How a quantizer's range is chosen: known without data, from minimum and maximum, or among percentiles by error.
 
 The percentile search is the sibling convention of SPDFQ's unpublished initialisation (RepQ-ViT, I&S-ViT,
 ERQ): clip at each percentile, quantize, keep the one with the least mean squared error.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -94,6 +94,9 @@ def asymmetric_grid(bits: int) -> Grid:
 class RangeSearch(ABC):
     """Chooses ranges for rows of values; one row is one scale. Only finite values count."""
 
+    known: ClassVar[bool] = False
+    """Whether the range is right whatever is seen, so that nothing may move it later."""
+
     def __call__(self, rows: Tensor, grid: AnyGrid) -> tuple[Tensor, Tensor]:
         """Return (scale [r], zero point or offset [r]) for rows [r, n]."""
         return self._range(finite(rows), grid)
@@ -126,6 +129,27 @@ class MinMaxRange(RangeSearch):
     def describe(self) -> str:
         """Name it."""
         return "min-max"
+
+
+@dataclass(frozen=True)
+class KnownRange(RangeSearch):
+    """A range known without data, the same whatever values are seen."""
+
+    known: ClassVar[bool] = True
+    low: float
+    high: float
+
+    def _range(self, rows: Tensor, grid: AnyGrid) -> tuple[Tensor, Tensor]:
+        ends = torch.tensor([[self.low], [self.high]], dtype=rows.dtype, device=rows.device)
+        low, high = ends.expand(2, len(rows))
+        return grid.over(low, high)
+
+    def _upper(self, values: Tensor, fake: FakeQuantize) -> Tensor:
+        return torch.tensor(self.high, dtype=values.dtype, device=values.device)
+
+    def describe(self) -> str:
+        """Name it, with its ends."""
+        return f"known range {self.low:.4g} to {self.high:.4g}"
 
 
 class PercentileRange(RangeSearch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from slow_block import block_reference
-from tiny_models import double, noise, tiny_swin, tiny_vit
+from tiny_models import WIDE, double, noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
 from methods.backends import blockwise
@@ -32,7 +32,7 @@ LEARNING = BlockwiseConfig(iterations=20, learning_rate=2e-3)
 
 
 def context(report: Callable[[int, int], None] = silent) -> QuantizationContext:
-    return QuantizationContext(torch.Generator(), report)
+    return QuantizationContext(torch.Generator(), WIDE, report)
 
 
 def learn(model: Any, config: BlockwiseConfig = LEARNING, bits: Bits = W4A4, images: int = 4) -> Any:
@@ -68,7 +68,7 @@ def test_minmax_weights_by_closed_form() -> None:
 @pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
 def test_no_iterations_is_calibration_alone(build: Callable[[], Any]) -> None:
     model, images = build(), noise(4)
-    expected = insert_quantizers(model, W4A4, blockwise.RECIPE)
+    expected = insert_quantizers(model, W4A4, blockwise.RECIPE, WIDE)
     calibrate(expected, images)
     fold_weights(expected)
     assert torch.equal(learn(model, BlockwiseConfig(iterations=0))(images), expected(images))
@@ -107,7 +107,7 @@ def test_learning_reduces_the_reconstruction_error_of_every_unit(
     learn(build())
     ratios = [squared(lesson, "after") / squared(lesson, "before") for lesson in lessons]
     assert len(ratios) == len(reconstruction_units(build()))
-    assert max(ratios) < 0.97, ratios
+    assert max(ratios[1:]) < 0.97, ratios  # images of eight bits leave the patch embedding little to learn
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

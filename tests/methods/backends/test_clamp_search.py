@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import noise, tiny_swin, tiny_vit
+from tiny_models import WIDE, noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
 from methods.backends import clamp_search
@@ -31,7 +31,7 @@ CONFIG = ClampSearchConfig(population=6, generations=3)
 
 
 def context(seed: int = 0) -> QuantizationContext:
-    return QuantizationContext(torch.Generator().manual_seed(seed))
+    return QuantizationContext(torch.Generator().manual_seed(seed), WIDE)
 
 
 def search(model: Any, seed: int = 0, bits: Bits = W4A4, **changes: Any) -> Any:
@@ -117,7 +117,7 @@ def test_no_unit_ends_less_fit_than_it_began(build: Callable[[], Any], monkeypat
 
 def test_scales_are_those_of_minmax_times_a_factor_and_zero_points_stay() -> None:
     model, images = tiny_vit(), noise(4)
-    start = insert_quantizers(model, W4A4, MIN_MAX)
+    start = insert_quantizers(model, W4A4, MIN_MAX, WIDE)
     calibrate(start, images)
     found = search(model)
     factors = set()

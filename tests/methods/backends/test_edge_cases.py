@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import noise, tiny_swin, tiny_vit
+from tiny_models import WIDE, noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
 import spdfq  # noqa: F401
@@ -36,7 +36,7 @@ def quantized(name: str, config: Any, model: nn.Module, images: Tensor, bits: st
         images,
         Bits.parse(bits),
         config or quick(backend),
-        QuantizationContext(torch.Generator().manual_seed(0)),
+        QuantizationContext(torch.Generator().manual_seed(0), WIDE),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from tiny_models import double, noise, tiny_swin, tiny_vit
+from tiny_models import WIDE, double, noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
 from methods.backends import erq
@@ -26,13 +26,13 @@ CONFIG = ErqConfig(coefficient=50.0)
 
 
 def quantize(model: Any, bits: Bits = W4A4, images: int = 16, report: Any = silent) -> Any:
-    return Erq().quantize(model, noise(images), bits, CONFIG, QuantizationContext(torch.Generator(), report))
+    return Erq().quantize(model, noise(images), bits, CONFIG, QuantizationContext(torch.Generator(), WIDE, report))
 
 
 @pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
 def test_layers_are_nearer_to_their_own_output_than_with_weights_rounded_to_nearest(build: Callable[[], Any]) -> None:
     model, images = build(), noise(16)
-    fitted, plain = quantize(model), reparameterized(model, images, W4A4)
+    fitted, plain = quantize(model), reparameterized(model, images, W4A4, WIDE)
     inputs: dict[str, Tensor] = {}
     for name, layer in quantized_layers(fitted):
         layer.register_forward_pre_hook(lambda _, a, name=name: inputs.update({name: a[0]}))
@@ -84,7 +84,7 @@ def test_every_layer_is_fitted_in_the_network_quantized_so_far_to_its_own_floati
     for name, layer in quantized_layers(quantized):
         layer.register_forward_pre_hook(lambda _, a, name=name: later.update({name: a[0]}))
     quantized(images)
-    start = reparameterized(model, images, W4A4)
+    start = reparameterized(model, images, W4A4, WIDE)
     assert len(seen) == len(later)
     for (inputs, targets), (name, exact) in zip(seen, later.items(), strict=True):
         if name == "patch_embed.proj":
@@ -107,7 +107,7 @@ def test_weights_end_on_their_grid() -> None:
 def test_only_layers_change_and_the_original_does_not() -> None:
     model, images = tiny_vit(), noise(16)
     state = copy.deepcopy(model.state_dict())
-    quantized, start = quantize(model), reparameterized(model, images, W4A4)
+    quantized, start = quantize(model), reparameterized(model, images, W4A4, WIDE)
     for name, value in start.state_dict().items():
         if ".weights." not in name:
             assert torch.equal(value, quantized.state_dict()[name]) == (".layer." not in name), name

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import noise, tiny_swin, tiny_vit
+from tiny_models import WIDE, noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
 from methods.backends import ias
@@ -32,7 +32,7 @@ Build = Callable[[], Any]
 def quantize(
     model: Any, config: IasConfig = CONFIG, bits: Bits = W4A4, images: int = 4, seed: int = 0, report: Report = silent
 ) -> Any:
-    context = QuantizationContext(torch.Generator().manual_seed(seed), report)
+    context = QuantizationContext(torch.Generator().manual_seed(seed), WIDE, report)
     return Ias().quantize(model, noise(images), bits, config, context)
 
 
@@ -104,7 +104,7 @@ def test_weights_are_exact_and_activations_channel_wise_in_the_first_stage_only(
 
 def test_without_learning_it_is_calibration_with_exact_weights() -> None:
     model, images = tiny_swin(), noise(4)
-    expected = insert_quantizers(model, W4A4, ias.RECIPE)
+    expected = insert_quantizers(model, W4A4, ias.RECIPE, WIDE)
     with exact_weights(expected):
         calibrate(expected, images, sequential=True)
         reparameterize(expected)
@@ -164,7 +164,7 @@ def test_one_image_and_every_width(build: Build, bits: str, distance: float) -> 
 
 
 def test_weights_are_quantized_again_where_something_raised_meanwhile() -> None:
-    network = insert_quantizers(tiny_vit(), W4A4, ias.RECIPE)
+    network = insert_quantizers(tiny_vit(), W4A4, ias.RECIPE, WIDE)
     with pytest.raises(KeyboardInterrupt), exact_weights(network):
         raise KeyboardInterrupt
     assert not any(layer.folded for _, layer in quantized_layers(network))
@@ -173,7 +173,7 @@ def test_weights_are_quantized_again_where_something_raised_meanwhile() -> None:
 def test_a_constant_channel_stays_finite_and_exact_before_learning() -> None:
     model = tiny_vit()
     model.blocks[0].norm1.weight[3] = 0.0
-    first = insert_quantizers(model, W4A4, ias.RECIPE)
+    first = insert_quantizers(model, W4A4, ias.RECIPE, WIDE)
     with exact_weights(first):
         calibrate(first, noise(4), sequential=True)
         inputs: Any = first.get_submodule("blocks.0.attn.qkv").inputs

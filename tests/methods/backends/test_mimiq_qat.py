@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import noise, tiny_swin, tiny_vit
+from tiny_models import WIDE, noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
 from methods.backends import mimiq_qat
@@ -32,7 +32,7 @@ CONFIG = MimiQQatConfig(epochs=4, batch=3, learning_rate=2e-3, augment=False)
 
 
 def train(model: Any, seed: int = 0, bits: Bits = W4A4, images: int = 5, **changes: Any) -> Any:
-    context = QuantizationContext(torch.Generator().manual_seed(seed))
+    context = QuantizationContext(torch.Generator().manual_seed(seed), WIDE)
     return MimiQQat().quantize(model, noise(images), bits, dataclasses.replace(CONFIG, **changes), context)
 
 
@@ -114,7 +114,7 @@ def test_distillation_is_the_sum_of_its_losses(build: Callable[[], Any], prefix:
 
 def start(model: Any, bits: Bits = W4A4) -> Any:
     """The network as it is before training."""
-    quantized = insert_quantizers(model, bits, CONFIG.recipe())
+    quantized = insert_quantizers(model, bits, CONFIG.recipe(), WIDE)
     for _, layer in quantized_layers(quantized):
         if isinstance(layer.layer, nn.Conv2d):
             layer.inputs = None
@@ -129,7 +129,7 @@ def test_a_step_is_nesterovs_on_weights_and_steps_alike() -> None:
     before = {name: p.detach().clone() for name, p in expected.items()}
     Distillation(model, by_hand, 5.0, 10.0)(noise(5)).backward()
     trained = start(model)
-    context = QuantizationContext(torch.Generator().manual_seed(0))
+    context = QuantizationContext(torch.Generator().manual_seed(0), WIDE)
     mimiq_qat._train(model, trained, noise(5), dataclasses.replace(CONFIG, epochs=1, warmup=0, batch=5), context)
     moved = 0
     for name, parameter in trained.named_parameters():
@@ -146,7 +146,7 @@ def test_weights_rest_during_the_warm_up_while_steps_are_learned() -> None:
     model = tiny_vit()
     trained = start(model)
     before = {name: p.detach().clone() for name, p in trained.named_parameters()}
-    context = QuantizationContext(torch.Generator().manual_seed(0))
+    context = QuantizationContext(torch.Generator().manual_seed(0), WIDE)
     mimiq_qat._train(model, trained, noise(5), dataclasses.replace(CONFIG, epochs=2), context)
     changed = {name for name, p in trained.named_parameters() if not torch.equal(p, before[name])}
     assert changed
@@ -175,7 +175,7 @@ def test_what_is_left_is_plain_quantizers_and_weights_on_their_grid() -> None:
     quantized = train(tiny_vit())
     quantizers = [m for m in quantized.modules() if isinstance(m, Quantizer)]
     assert not any(isinstance(m, LearnedStepQuantizer) or m.observing for m in quantizers)
-    assert sum(isinstance(m, OffsetQuantizer) for m in quantizers) == 2 * (4 + 3 + 1) + 1
+    assert sum(isinstance(m, OffsetQuantizer) for m in quantizers) == 2 * (4 + 3 + 1) + 1  # the image's is not learned
     assert not any(p.requires_grad for p in quantized.parameters())
     for _, layer in quantized_layers(quantized):
         weight, quantizer = layer.layer.weight.flatten(1), layer.weights
@@ -184,9 +184,9 @@ def test_what_is_left_is_plain_quantizers_and_weights_on_their_grid() -> None:
         assert (steps - steps.round()).abs().max().item() < 1e-4
         assert torch.equal(quantizer(layer.layer.weight), layer.layer.weight)
         assert 6.99 < steps.abs().max(dim=1).values.min().item() < 8.1  # the range is that of the learned weight
-    rows = describe(quantized)
-    assert "patch_embed.proj input" not in {row["operation"] for row in rows}
-    assert {row["quantizer"] for row in rows} == {
+    rows = {row["operation"]: row["quantizer"] for row in describe(quantized)}
+    assert rows.pop("patch_embed.proj input") == "uniform asymmetric per tensor, known range -5 to 5"
+    assert set(rows.values()) == {
         "uniform symmetric per channel, min-max",
         "uniform offset per tensor, min-max, then learned",
     }

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from slow_block import block_reference
-from tiny_models import double, noise, tiny_swin, tiny_vit
+from tiny_models import WIDE, double, noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
 from methods.backends.repq import RepQ, RepQConfig, reparameterized
@@ -26,13 +26,13 @@ W4A4 = Bits(4, 4)
 
 
 def repq(model: Any, bits: Bits = W4A4, images: int = 4) -> Any:
-    return RepQ().quantize(model, noise(images), bits, RepQConfig(), QuantizationContext(torch.Generator()))
+    return RepQ().quantize(model, noise(images), bits, RepQConfig(), QuantizationContext(torch.Generator(), WIDE))
 
 
 @pytest.mark.parametrize("depth", [0, 1])
 def test_quantized_block_equals_a_hand_written_forward(depth: int) -> None:
     model = tiny_vit()
-    unfolded: Any = reparameterized(model, noise(4), W4A4)
+    unfolded: Any = reparameterized(model, noise(4), W4A4, WIDE)
     plain: Any = copy.deepcopy(unfolded.blocks[depth])
     for part in (plain.attn, plain.mlp):
         for name in ("qkv", "proj", "fc1", "fc2"):
@@ -48,7 +48,7 @@ def test_quantized_block_equals_a_hand_written_forward(depth: int) -> None:
 @pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
 def test_sequential_ranges_are_those_of_quantized_activations(build: Callable[[], Any]) -> None:
     """Run again, every quantizer sees what it was fitted to; floating-point activations give other ranges."""
-    quantized = insert_quantizers(build(), W4A4, MIN_MAX)
+    quantized = insert_quantizers(build(), W4A4, MIN_MAX, WIDE)
     calibrate(quantized, noise(3), sequential=True)
     seen: dict[int, Tensor] = {}
     quantizers: list[Any] = activation_quantizers(quantized)
@@ -71,15 +71,18 @@ def test_what_is_quantized_is_plain_but_for_the_softmax(build: Callable[[], Any]
         "uniform asymmetric per channel, percentile by MSE",
         "uniform asymmetric per tensor, percentile by MSE",
     )
+    known = "uniform asymmetric per tensor"
     for row in rows:
         operation = str(row["operation"])
         if operation.endswith("weight"):
             assert (row["quantizer"], row["bits"]) == (channel, 3)
         elif operation.endswith("softmax"):
             assert (row["quantizer"], row["bits"]) == ("log-sqrt2 per tensor, percentile by MSE", 5)
+        elif operation == "patch_embed.proj input":
+            assert (row["quantizer"], row["bits"]) == (f"{known}, known range -5 to 5", 8)
         else:
-            assert (row["quantizer"], row["bits"]) == (tensor, 8 if operation == "patch_embed.proj input" else 5)
-    assert len(rows) == len(describe(insert_quantizers(build(), Bits(3, 5), MIN_MAX)))
+            assert (row["quantizer"], row["bits"]) == (tensor, 5)
+    assert len(rows) == len(describe(insert_quantizers(build(), Bits(3, 5), MIN_MAX, WIDE)))
 
 
 @pytest.mark.parametrize("build", [tiny_vit, tiny_swin])

@@ -12,7 +12,7 @@ import torch
 from test_reparameterize import biasless_vit, gated_vit, padded_swin
 from timm.layers import GluMlp
 from timm.models.swin_transformer import SwinTransformer
-from tiny_models import double, noise, randomized, tiny_distilled, tiny_swin, tiny_vit
+from tiny_models import WIDE, double, noise, randomized, tiny_distilled, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
 from methods.backends.blockwise import Blockwise, BlockwiseConfig
@@ -121,7 +121,7 @@ def test_floating_point_is_not_turned() -> None:
 
 
 def quantized(model: Any, config: BlockwiseConfig, bits: Bits) -> Any:
-    return Blockwise().quantize(model, noise(4), bits, config, QuantizationContext(torch.Generator()))
+    return Blockwise().quantize(model, noise(4), bits, config, QuantizationContext(torch.Generator(), WIDE))
 
 
 def inputs(model: Any, name: str, images: Tensor) -> Tensor:

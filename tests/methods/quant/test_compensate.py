@@ -38,7 +38,7 @@ def test_a_constant_channel_or_a_turned_one_is_only_shifted() -> None:
 @pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
 def test_a_block_comes_nearer_and_no_rounding_changes(build: Any) -> None:
     model, images = build(), noise(4)
-    quantized = insert_quantizers(model, Bits(3, 3), blockwise.RECIPE)
+    quantized = insert_quantizers(model, Bits(3, 3), blockwise.RECIPE, WIDE)
     calibrate(quantized, images)
     [first, second] = [name for name in unit_outputs(model, images) if "blocks" in name][:2]
     x = unit_outputs(model, images)[first]
@@ -58,7 +58,7 @@ def test_a_block_comes_nearer_and_no_rounding_changes(build: Any) -> None:
 
 
 def test_a_layer_without_bias_gets_one() -> None:
-    whole: Any = insert_quantizers(tiny_vit(), Bits(4, 32), blockwise.RECIPE)
+    whole: Any = insert_quantizers(tiny_vit(), Bits(4, 32), blockwise.RECIPE, WIDE)
     quantized = whole.blocks[0].mlp.fc2
     x, gain, shift = (
         noise(2).flatten(1)[:, :128].reshape(4, 64),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from slow_block import layer_norm
-from tiny_models import Array, affine, double, noise, symmetric_channels, tiny_swin, tiny_vit
+from tiny_models import WIDE, Array, affine, double, noise, symmetric_channels, tiny_swin, tiny_vit
 from torch import nn
 
 from methods.backends.minmax import MinMax, MinMaxConfig
@@ -25,7 +25,7 @@ W4A5 = Bits(4, 5)
 
 def psaq(model: Any, bits: Bits = W4A5) -> Any:
     config = MinMaxConfig(protocol="psaq_vit")
-    return MinMax().quantize(model, noise(3), bits, config, QuantizationContext(torch.Generator()))
+    return MinMax().quantize(model, noise(3), bits, config, QuantizationContext(torch.Generator(), WIDE))
 
 
 class Places:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import noise, tiny_swin, tiny_vit
+from tiny_models import WIDE, noise, tiny_swin, tiny_vit
 
 from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.bits import Bits
@@ -20,7 +20,7 @@ from methods.quant.calibrate import calibrate
 from methods.quant.insert import fold_weights, quantized_layers
 from methods.quant.layers import QuantizedLayer
 from methods.quant.operations import costs, describe
-from methods.quant.recipe import MIN_MAX
+from methods.quant.recipe import MIN_MAX, image_maker, made
 
 MIXED = Bits(
     weights=4,
@@ -34,7 +34,7 @@ MIXED = Bits(
     name="m",
 )
 BY_HAND = {  # weight, input
-    "patch_embed.proj": (4, 4),
+    "patch_embed.proj": (4, 8),
     "blocks.0.attn.qkv": (8, 8), "blocks.0.attn.proj": (8, 8), "blocks.0.mlp.fc1": (8, 8), "blocks.0.mlp.fc2": (8, 8),
     "blocks.1.attn.qkv": (4, 4), "blocks.1.attn.proj": (4, 4),
     "blocks.1.mlp.fc1": (32, 32), "blocks.1.mlp.fc2": (4, 4),
@@ -43,7 +43,7 @@ BY_HAND = {  # weight, input
 
 
 def minmax(model: Any, bits: Bits) -> Any:
-    return MinMax().quantize(model, noise(3), bits, MinMaxConfig(), QuantizationContext(torch.Generator()))
+    return MinMax().quantize(model, noise(3), bits, MinMaxConfig(), QuantizationContext(torch.Generator(), WIDE))
 
 
 def by_hand(model: Any) -> Any:
@@ -51,15 +51,16 @@ def by_hand(model: Any) -> Any:
     quantized = copy.deepcopy(model)
     for name, (weights, inputs) in BY_HAND.items():
         layer = quantized.get_submodule(name)
+        maker = image_maker(WIDE) if name.startswith("patch_embed") else MIN_MAX.activations
         operands = [MIN_MAX.activations(6) for _ in range(3)] if name.endswith("qkv") else None
-        made = QuantizedLayer(
+        swapped = QuantizedLayer(
             layer,
-            MIN_MAX.activations(inputs) if inputs < 32 else None,
-            MIN_MAX.weights(weights) if weights < 32 else None,
+            made(maker, inputs),
+            made(MIN_MAX.weights, weights),
             operands,  # type: ignore[arg-type]
         )
         parent, _, child = name.rpartition(".")
-        setattr(quantized.get_submodule(parent), child, made)
+        setattr(quantized.get_submodule(parent), child, swapped)
     for block in quantized.blocks:
         block.attn.attn_drop, block.attn.fused_attn = MIN_MAX.attention(6), False
     calibrate(quantized, noise(3))
@@ -87,7 +88,7 @@ def test_mixed_costs_by_hand() -> None:
     first = (qkv + proj + 2 * fc) * 8 * 8
     second = (qkv + proj + fc) * 4 * 4 + fc * 32 * 32
     products = 4 * 17 * 17 * 16 * 6 * 6
-    assert found.bitops == 16 * 16 * 48 * 4 * 4 + first + second + products + 160 * 3 * 5
+    assert found.bitops == 16 * 16 * 48 * 4 * 8 + first + second + products + 160 * 3 * 5
     weights = (768 * 4 + (768 + 256 + 2048) * 8 + (768 + 256 + 1024) * 4 + 1024 * 32 + 160 * 3) // 8
     kept = sum(p.numel() for p in model.parameters()) - (768 + 2 * (768 + 256 + 2048) + 160)
     numbers = 16 + (144 + 80) + 10 + 2 * (9 + 8)  # fc1 of the second block has neither scales nor a quantizer
@@ -99,7 +100,7 @@ def test_mixed_costs_by_hand() -> None:
 def test_the_same_bits_everywhere_are_uniform_bits(build: Callable[[], Any], protocol: str) -> None:
     model, config = build(), MinMaxConfig(protocol=protocol)
     everywhere = Bits(8, 8, (("*", Bits(4, 5)),), "all")
-    context = QuantizationContext(torch.Generator())
+    context = QuantizationContext(torch.Generator(), WIDE)
     mixed = MinMax().quantize(model, noise(3), everywhere, config, context)
     uniform = MinMax().quantize(model, noise(3), Bits(4, 5), config, context)
     assert torch.equal(mixed(noise(2)), uniform(noise(2)))

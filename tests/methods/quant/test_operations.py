@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import noise, tiny_distilled, tiny_swin, tiny_vit
+from tiny_models import WIDE, noise, tiny_distilled, tiny_swin, tiny_vit
 
 from methods.backends.minmax import MinMax, MinMaxConfig
-from methods.backends.repq import RepQ, RepQConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.quant.operations import Costs, costs
 
 Build = Callable[[], Any]
-CONTEXT = QuantizationContext(torch.Generator())
+CONTEXT = QuantizationContext(torch.Generator(), WIDE)
 
 # tiny_vit: 16 patches of 48 values and a class token, so 17 tokens of width 16; 2 blocks; MLP 64; 10 classes.
 VIT_PATCHES = 16 * 16 * 48
@@ -57,18 +56,19 @@ def test_vit_by_hand() -> None:
 
 
 def bits_of_vit(weights: int, activations: int) -> int:
-    layers = VIT_PATCHES + 2 * VIT_LAYERS + VIT_HEAD
-    return layers * weights * activations + 4 * VIT_PRODUCT * activations**2
+    """Eight bits for images, unless no activation is quantized."""
+    layers, image = 2 * VIT_LAYERS + VIT_HEAD, 32 if activations == 32 else 8
+    return VIT_PATCHES * weights * image + layers * weights * activations + 4 * VIT_PRODUCT * activations**2
 
 
 def test_swin_by_hand() -> None:
-    layers = SWIN_PATCHES + SWIN_LAYERS + SWIN_MERGING + SWIN_HEAD
+    layers = SWIN_LAYERS + SWIN_MERGING + SWIN_HEAD
     assert sum(p.numel() for p in tiny_swin().parameters()) == SWIN_WEIGHTS + SWIN_REST
     numbers = SWIN_ROWS + 2 * (19 + 4 * 4)
     expected = Costs(
         size_bytes=SWIN_WEIGHTS // 2 + 4 * (SWIN_REST + numbers),
-        macs=layers + 2 * SWIN_PRODUCT,
-        bitops=layers * 4 * 6 + 2 * SWIN_PRODUCT * 6 * 6,
+        macs=SWIN_PATCHES + layers + 2 * SWIN_PRODUCT,
+        bitops=SWIN_PATCHES * 4 * 8 + layers * 4 * 6 + 2 * SWIN_PRODUCT * 6 * 6,
     )
     assert minmax(tiny_swin(), "w4a6") == expected
 
@@ -84,16 +84,10 @@ def test_odd_widths_are_filled_up_to_bytes() -> None:
 
 def test_psaq_vits_protocol_keeps_the_softmax_output_and_stores_embeddings_in_few_bits() -> None:
     plain, psaq = minmax(tiny_vit(), "w4a4"), minmax(tiny_vit(), "w4a4", "psaq_vit")
-    assert psaq.bitops - plain.bitops == 2 * VIT_PRODUCT * 4 * (32 - 4)
+    assert psaq.bitops - plain.bitops == 2 * VIT_PRODUCT * 4 * (32 - 4) - VIT_PATCHES * 4 * (8 - 4)
     places = 10 + 8 + 2 + 2 * 3  # inputs, outputs, positions and their sum, logits and two residual sums per block
     numbers = VIT_ROWS + 2 * places
     assert psaq.size_bytes == VIT_WEIGHTS // 2 + 17 * 16 // 2 + 4 * (VIT_REST - 17 * 16 + numbers)
-
-
-def test_repq_takes_eight_bits_for_the_image() -> None:
-    model = tiny_vit()
-    quantized = RepQ().quantize(model, noise(2), Bits(4, 4), RepQConfig(), CONTEXT)
-    assert costs(model, quantized, noise(1)).bitops == bits_of_vit(4, 4) + VIT_PATCHES * 4 * 4
 
 
 @pytest.mark.parametrize("build", [tiny_vit, tiny_distilled, tiny_swin])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from slow_block import fake
-from tiny_models import double, noise, tiny_vit
+from tiny_models import WIDE, double, noise, tiny_vit
 from torch import Tensor, nn
 
 from methods.backends import blockwise
@@ -34,7 +34,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def prepared(model: Any, images: Tensor) -> Any:
-    quantized = insert_quantizers(model, W4A4, blockwise.RECIPE)
+    quantized = insert_quantizers(model, W4A4, blockwise.RECIPE, WIDE)
     calibrate(quantized, images)
     return quantized
 
@@ -189,10 +189,14 @@ def test_learned_steps_end_as_plain_quantizers_with_other_steps() -> None:
 
 
 def test_the_first_learned_step_of_a_scale_follows_the_sign_of_its_gradient() -> None:
-    """The patch embedding's input quantizer: the loss' gradient at its output times LSQ's slope, summed in float64."""
+    """The patch embedding's input quantizer: the loss' gradient at its output times LSQ's slope, summed in float64.
+
+    Its range is known and would not be learned, so that of the images takes its place.
+    """
     model, images, rate = tiny_vit(), noise(4), 1e-3
     quantized = prepared(model, images)
-    quantizer = quantized.patch_embed.proj.inputs
+    quantizer = quantized.patch_embed.proj.inputs = UniformQuantizer(4, MinMaxRange())
+    quantizer.fit(images)
     scale, zero = quantizer.scale.item(), quantizer.zero_point.item()
     weight = quantized.patch_embed.proj.weights(model.patch_embed.proj.weight)
     rounded = quantizer(images)
@@ -230,7 +234,7 @@ def test_combinations_run_to_finite_logits_and_differ() -> None:
     options: dict[str, Any] = {"init": "erq", "attention": "log_sqrt2", "drop": 0.5, "rounding": "adaround"}
     config = BlockwiseConfig(iterations=3, scales="learned", batch=2, **options)
     model = tiny_vit()
-    found = Blockwise().quantize(model, noise(4), W4A4, config, QuantizationContext(generator()))(noise(4))
+    found = Blockwise().quantize(model, noise(4), W4A4, config, QuantizationContext(generator(), WIDE))(noise(4))
     error = (found - model(noise(4))).square().mean().sqrt() / model(noise(4)).std()
     assert 0.01 < error.item() < 0.5
 

@@ -12,7 +12,7 @@ import torch
 from slow_block import layer_norm
 from timm.layers import Attention
 from timm.models.swin_transformer import SwinTransformer
-from tiny_models import Array, double, noise, randomized, tiny_distilled, tiny_swin, tiny_vit
+from tiny_models import WIDE, Array, double, noise, randomized, tiny_distilled, tiny_swin, tiny_vit
 from torch import nn
 
 from methods.backends.repq import RECIPE
@@ -50,7 +50,7 @@ def biasless_vit() -> Any:
 
 
 def calibrated(model: Any, bits: Bits = A4) -> Any:
-    quantized = insert_quantizers(model, bits, RECIPE)
+    quantized = insert_quantizers(model, bits, RECIPE, WIDE)
     calibrate(quantized, noise(3))
     return quantized
 

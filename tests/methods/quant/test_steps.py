@@ -59,7 +59,7 @@ def test_the_state_that_did_best_on_images_kept_back_is_restored() -> None:
 
 def prepared(images: Tensor) -> tuple[Any, Any]:
     model = tiny_vit()
-    quantized = insert_quantizers(model, Bits(4, 4), blockwise.RECIPE)
+    quantized = insert_quantizers(model, Bits(4, 4), blockwise.RECIPE, WIDE)
     calibrate(quantized, images)
     return model, quantized
 

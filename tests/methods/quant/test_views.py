@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import noise, tiny_vit
+from tiny_models import WIDE, noise, tiny_vit
 
 from methods.backends import repq
 from methods.backends.best import Best, BestConfig
@@ -23,13 +23,13 @@ W4A4 = Bits(4, 4)
 
 
 def context() -> QuantizationContext:
-    return QuantizationContext(torch.Generator().manual_seed(3))
+    return QuantizationContext(torch.Generator().manual_seed(3), WIDE)
 
 
 def by_hand(model: Any, config: BlockwiseConfig, views: int) -> Any:
     here = context()
     seen = with_views(noise(4), views, here.generator)
-    quantized = repq.reparameterized(model, noise(4), W4A4, config.grids(repq.RECIPE))
+    quantized = repq.reparameterized(model, noise(4), W4A4, WIDE, config.grids(repq.RECIPE))
     loosen(reduce_errors(quantized, seen, ErqConfig(), here))
     reconstruct(model, quantized, seen, config, here.generator, here.report)
     fold_weights(quantized)

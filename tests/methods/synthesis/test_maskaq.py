@@ -139,7 +139,8 @@ def test_the_student_is_the_model_of_minmax_on_the_images_of_the_moment() -> Non
     assert objective.student is not None
     for images, step in ((noise(3, seed=5), 2), (noise(3, seed=6), 4)):
         objective.begin(images, step)
-        expected = MinMax().quantize(VIT, images, Bits(4, 4), MinMaxConfig(), QuantizationContext(torch.Generator()))
+        given = QuantizationContext(torch.Generator(), context().space)
+        expected = MinMax().quantize(VIT, images, Bits(4, 4), MinMaxConfig(), given)
         with torch.no_grad():
             assert torch.equal(objective.student(noise(2)), expected(noise(2)))
     objective.begin(noise(3, seed=7), 5)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import tiny_swin, tiny_vit
+from tiny_models import WIDE, tiny_swin, tiny_vit
 from torch import nn
 
 from methods.backends.best import Best, BestConfig
@@ -108,7 +108,7 @@ def test_layers_behind_a_gelu_are_the_second_of_each_mlp() -> None:
 def test_best_puts_each_grid_in_its_place(build: Callable[[], nn.Module]) -> None:
     model = build()
     images = torch.randn((4, 3, 16, 16), generator=torch.Generator().manual_seed(1))
-    context = QuantizationContext(torch.Generator().manual_seed(0))
+    context = QuantizationContext(torch.Generator().manual_seed(0), WIDE)
     quantized = Best().quantize(model, images, Bits(4, 4), BestConfig(iterations=1), context)
     logarithmic = {name for name, q in quantized_layers(quantized) if isinstance(q.inputs, ShiftedLogQuantizer)}
     assert logarithmic == trace(model).activated
