@@ -44,14 +44,14 @@ class Alignment:
             priors.append(moved_prior(prior, site.grid, offset, view.flipped))
         return replace(self, priors=priors)
 
-    def loss(self, maps: Sequence[Tensor], images: Sequence[int]) -> Tensor:
-        """Return L_APA for maps of these images of the set, each [n, windows, heads, cells].
+    def loss(self, maps: Sequence[Tensor], images: Tensor) -> Tensor:
+        """Return L_APA for maps of the images of these indices, each [n, windows, heads, cells].
 
         The mean squared error of a head is over images, windows and cells.
         """
         total = torch.zeros((), device=maps[0].device)
         for site, prior, reached in zip(self.sites, self.priors, maps, strict=True):
-            target = prior[list(images)]
+            target = prior[images]
             if self.scale == "max":
                 target, reached = (given / given.amax(dim=-1, keepdim=True) for given in (target, reached))
             elif self.class_token_share:

@@ -148,8 +148,9 @@ class Objective:
         count = len(now.wholes)
         wholes = now.wholes[rows]
         parts = now.parts[max(0, rows.start - count) : max(0, rows.stop - count)]
-        batch = torch.cat([images[wholes], crops(images, [self.regions[i] for i in parts], self.config.interpolation)])
-        targets = self.targets[[*wholes, *(len(images) + i for i in parts)]]
+        seen, visited = self._index(wholes), self._index([*wholes, *(len(images) + i for i in parts)])
+        batch = torch.cat([images[seen], crops(images, [self.regions[i] for i in parts], self.config.interpolation)])
+        targets = self.targets[visited]
         read = bool(wholes)
         with (
             attention_maps(now.alignment.sites if read else [], len(wholes)) as maps,
@@ -159,13 +160,17 @@ class Objective:
         terms = {"sl": self._label_loss(logits, targets, len(wholes), now)}
         share = len(wholes) / count if count else 0.0
         if maps:
-            loss = now.alignment.loss(maps, wholes) * share
+            loss = now.alignment.loss(maps, seen) * share
             if now.rebalance and rows.start == 0:
                 self._rebalance(terms["sl"], loss, images)
             terms["apa"] = self.alpha1 * loss
         if outputs:
             terms["pse"] = -self.config.pse_weight * share * self._entropy(outputs, len(wholes))
         return terms
+
+    def _index(self, rows: list[int]) -> Tensor:
+        """Return indices on the run's device, which is not waited for."""
+        return torch.tensor(rows, dtype=torch.int64).to(self.context.device, non_blocking=True)
 
     def _label_loss(self, logits: Tensor, targets: Tensor, wholes: int, now: Step) -> Tensor:
         """Return a micro-batch's share of L_SL."""

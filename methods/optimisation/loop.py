@@ -167,7 +167,8 @@ def _backward(groups: Iterator[dict[str, Tensor]], device: str, precision: str) 
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             terms = next(groups, None)
         if terms is None:
-            return {name: float(value) for name, value in values.items()}
+            found = torch.stack([value.double() for value in values.values()])  # a GPU is waited for once
+            return dict(zip(values, found.tolist(), strict=True))
         torch.stack([term.float() for term in terms.values()]).sum().backward()
         for name, term in terms.items():
             values[name] = values.get(name, torch.zeros_like(term)) + term.detach()

@@ -93,29 +93,30 @@ class _Entropy(torch.autograd.Function):
 def _with_gradient(units: Tensor, law: DensityLaw, smallest: float | None) -> tuple[Tensor, Tensor]:
     """Return entropies [n] and their gradient in the shape of `units`."""
     similarities = units @ units.transpose(-2, -1)
-    low = min(1.0, float(similarities.min()) if smallest is None else smallest)
+    least = similarities.min() if smallest is None else similarities.new_tensor(smallest)
     windows, tokens = units.shape[1:3]
     rows, columns = torch.triu_indices(tokens, tokens, 1, device=units.device)
     upper = rows * tokens + columns
     pairs = similarities.flatten(2).index_select(2, upper).flatten(1)
-    entropies, slopes = _entropies(pairs, windows * tokens, low, law)
+    entropies, slopes = _entropies(pairs, windows * tokens, least.clamp(max=1), law)
     gradient = torch.zeros_like(similarities)
     gradient.flatten(2).index_copy_(2, upper, slopes.unflatten(1, (windows, -1)))
     return entropies, (gradient + gradient.transpose(-2, -1)) @ units
 
 
-def _entropies(pairs: Tensor, selves: int, low: float, law: DensityLaw) -> tuple[Tensor, Tensor]:
+def _entropies(pairs: Tensor, selves: int, low: Tensor, law: DensityLaw) -> tuple[Tensor, Tensor]:
     """Return entropies [n] and their slopes [n, pairs] with respect to the similarity of each pair.
 
     pairs: similarities of the pairs i < j, each standing for (i, j) and (j, i); selves: how many similarities
-    of a token with itself, all 1, belong to an image.
+    of a token with itself, all 1, belong to an image; low: the least similarity, 0-dim, which stays on its device, so
+    that a GPU never waits.
     """
     scale = 1 / (law.bandwidth * math.sqrt(2))
     peak = 1 / ((2 * pairs.shape[1] + selves) * law.bandwidth * math.sqrt(2 * math.pi))
-    half = (1.0 - low) / 2  # counted from the middle, so that little is lost in differences
-    points = scale * torch.linspace(-half, half, law.points, device=pairs.device)
+    half = (1 - low) / 2  # counted from the middle, so that little is lost in differences
+    points = scale * half * torch.linspace(-1, 1, law.points, device=pairs.device)
     pairs = scale * (pairs - (low + half))
-    weights = torch.full_like(points, 2 * half / (law.points - 1))
+    weights = (2 * half / (law.points - 1)).repeat(law.points)
     weights[[0, -1]] /= 2
     constant = peak * selves * torch.exp(-(points - points[-1]).square()) + _FLOOR
     entropies, slopes = pairs.new_empty(len(pairs)), torch.empty_like(pairs)

@@ -118,7 +118,7 @@ class FDD(Method):
     """Frequency-domain curriculum on patch-similarity synthesis."""
 
     name = "fdd"
-    version = 1
+    version = 2
     paper = "FDD-DFQ-ViT (PRCV 2023)"
     config_class = FDDConfig
     inferred = "edges of the rings; radii and jitter for other sizes than 224 px"

@@ -71,7 +71,7 @@ class PSAQViT(Method):
     """Patch Similarity Aware data-free Quantization: its synthesis of images."""
 
     name = "psaq_vit"
-    version = 1
+    version = 2
     paper = "PSAQ-ViT (ECCV 2022)"
     config_class = PSAQViTConfig
     inferred = "jitter and variation target for other sizes than 224 px; several prefix tokens"

@@ -71,7 +71,7 @@ def test_loss_equals_a_slow_loop(name: str, first: float, weighted: bool, share:
     priors = draw_priors(sites, 3, PriorLaw(), seeded(2))
     maps = read(model, noise(3), first)
     expected = loss_slow(model, maps, priors, first, weighted, share)
-    found = Alignment(sites, priors, weighted, share).loss(maps, range(len(maps[0]))).item()
+    found = Alignment(sites, priors, weighted, share).loss(maps, torch.arange(len(maps[0]))).item()
     assert found == pytest.approx(expected, rel=1e-5)
     assert expected > 1e-3
 
@@ -81,7 +81,7 @@ def test_depth_weight_and_class_token_share_each_change_the_loss() -> None:
     sites, maps = deep_sites(model, 0.5), read(model, noise(3), 0.5)
     priors = draw_priors(sites, 3, PriorLaw(), seeded(2))
     losses = [
-        Alignment(sites, priors, weighted, share).loss(maps, range(len(maps[0]))).item()
+        Alignment(sites, priors, weighted, share).loss(maps, torch.arange(len(maps[0]))).item()
         for weighted, share in ((True, False), (False, False), (True, True))
     ]
     assert losses[0] < losses[1]
@@ -92,8 +92,8 @@ def test_priors_scaled_to_the_class_tokens_share_are_reached_exactly() -> None:
     model = MODELS["vit"]
     sites, maps = deep_sites(model, 0.5), read(model, noise(2), 0.5)
     own = [m / m.sum(-1, keepdim=True) for m in maps]
-    assert Alignment(sites, own, class_token_share=True).loss(maps, range(len(maps[0]))).item() < 1e-12
-    assert Alignment(sites, own, class_token_share=False).loss(maps, range(len(maps[0]))).item() > 1e-6
+    assert Alignment(sites, own, class_token_share=True).loss(maps, torch.arange(len(maps[0]))).item() < 1e-12
+    assert Alignment(sites, own, class_token_share=False).loss(maps, torch.arange(len(maps[0]))).item() > 1e-6
 
 
 def test_the_share_is_taken_as_a_constant() -> None:
@@ -101,7 +101,7 @@ def test_the_share_is_taken_as_a_constant() -> None:
     sites = deep_sites(MODELS["vit"], 0.5)
     maps = [m.clone().requires_grad_(True) for m in read(MODELS["vit"], noise(2), 0.5)]
     priors = draw_priors(sites, 2, PriorLaw(), seeded(2))
-    Alignment(sites, priors, class_token_share=True).loss(maps, range(len(maps[0]))).backward()
+    Alignment(sites, priors, class_token_share=True).loss(maps, torch.arange(len(maps[0]))).backward()
     for site, reached, prior in zip(sites, maps, priors, strict=True):
         mass = sum(reached.detach().unbind(-1))
         error = reached.detach() - prior * torch.as_tensor(mass)[..., None]
@@ -116,7 +116,9 @@ def test_start_picks_the_priors_of_those_images() -> None:
     priors = draw_priors(sites, 5, PriorLaw(), seeded(2))
     maps = read(model, noise(2), 0.5)
     expected = loss_slow(model, maps, [prior[3:5] for prior in priors], 0.5, True, False)
-    assert Alignment(sites, priors).loss(maps, range(3, 3 + len(maps[0]))).item() == pytest.approx(expected, rel=1e-5)
+    assert Alignment(sites, priors).loss(maps, torch.arange(3, 3 + len(maps[0]))).item() == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_every_image_window_and_head_has_a_prior_of_its_own() -> None:
@@ -144,7 +146,7 @@ def test_gradient_reaches_the_pixels_as_finite_differences_say(kind: str) -> Non
     def loss(x: Tensor) -> Tensor:
         with attention_maps(sites, 2) as maps:
             model(x)
-        return alignment.loss(maps, range(len(maps[0])))
+        return alignment.loss(maps, torch.arange(len(maps[0])))
 
     leaf = images.clone().requires_grad_(True)
     loss(leaf).backward()

@@ -82,7 +82,7 @@ def test_attention_in_turns_is_that_of_the_images_seen_whole(spied: dict[str, An
         for wholes in itertools.combinations(range(4), size):
             with torch.no_grad(), attention_maps(objective.alignment.sites, size) as maps:
                 VIT(spied["start"][list(wholes)])
-            possible.append(100.0 * float(objective.alignment.loss(maps, wholes)))
+            possible.append(100.0 * float(objective.alignment.loss(maps, torch.tensor(wholes))))
     assert min(abs(found.losses["apa"][0] - value) for value in possible) < 1e-4
 
 
@@ -122,7 +122,7 @@ def test_maps_and_priors_scaled_to_their_largest_value() -> None:
     site = deep_sites(VIT, 1.0)[0]  # the last block, of 2 heads and 16 cells; l/L = 1
     reached, prior = torch.full((1, 1, 2, 16), 0.02), torch.full((1, 1, 2, 16), 0.05)
     reached[..., 0], prior[..., 0] = 0.04, 0.2
-    found = Alignment([site], [prior], scale="max").loss([reached], [0])
+    found = Alignment([site], [prior], scale="max").loss([reached], torch.tensor([0]))
     assert float(found) == pytest.approx(2 * 15 / 16 * (0.5 - 0.25) ** 2)
 
 
