@@ -7,3 +7,4 @@ Learning (`soft_labels`), summed in `method`. Importing this package registers t
 from methods.registry import METHODS
 
 METHODS.register("spdfq", "spdfq.method:SPDFQ")
+METHODS.register("spdfq_paper", "spdfq.method:SPDFQPaper")

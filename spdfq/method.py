@@ -1,9 +1,9 @@
 """The method `spdfq`: L_G = alpha1 L_APA + L_SL + 0.05 L_TV over whole images and their regions.
 
 arXiv 2412.16553 (SPDFQ; SARDFQ at ICCV 2025). Every part can be switched off on its own: without SL targets
-are one-hot, without MSR there are no regions, without APA no attention is read. Images are shown as they are,
-without PSAQ-ViT's rolls and flips, unless `jitter` and `flip` are set: the paper does not say (inferred). Priors
-then go along with the images, and every view, region or whole, is moved alike.
+are one-hot, without MSR there are no regions, without APA no attention is read. With `jitter` and `flip`, priors
+go along with the images, and every view, region or whole, is moved alike. `spdfq` has the settings found here where
+the paper leaves a choice, `spdfq_paper` those of a first, plain reading (`spdfq.defaults`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ class SPDFQ(Method):
     """Semantics Prompting Data-Free Quantization."""
 
     name = "spdfq"
-    version = 1
+    version = 2
     paper = "SPDFQ / SARDFQ (arXiv 2412.16553; ICCV 2025)"
     config_class = SPDFQConfig
-    inferred = "laws of priors, regions and other soft labels; alpha1 per model; learning rate, schedule, no jitter"
+    inferred = (
+        "laws of priors, regions, soft labels; alpha1; rate, schedule, jitter; start, which the paper has otherwise"
+    )
     ablation = ROWS
     ablation_setting = "W4A4 DeiT-S"
     space: ClassVar = {
@@ -41,8 +43,9 @@ class SPDFQ(Method):
     }
 
     def default_config(self, model: str) -> SPDFQConfig:
-        """Return the paper's defaults with the model's own alpha1, learning rate and iterations."""
-        return SPDFQConfig(**defaults_for(model).settings())
+        """Return what was found here for the model's family."""
+        given = defaults_for(model)
+        return SPDFQConfig(**(given.settings() | given.found))
 
     def needs_real_images(self, config: SPDFQConfig) -> bool:
         """Return True only for the ablation that takes its priors from real images."""
@@ -68,3 +71,15 @@ class SPDFQ(Method):
             losses=losses,
             extras={"regions": regions.reshape(-1, 4), "labels": labels, **objective.reached(images)},
         )
+
+
+class SPDFQPaper(SPDFQ):
+    """SPDFQ with nothing in it that the paper does not state or most plainly suggest."""
+
+    name = "spdfq_paper"
+    version = 1
+    inferred = "laws of priors, regions and other soft labels; alpha1 per model; learning rate, schedule, no jitter"
+
+    def default_config(self, model: str) -> SPDFQConfig:
+        """Return the paper's defaults with the model's own alpha1, learning rate and iterations."""
+        return SPDFQConfig(**defaults_for(model).settings())

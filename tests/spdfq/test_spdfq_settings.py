@@ -11,7 +11,7 @@ from harness.inputs.zoo import ENTRIES
 from methods.errors import UsageError
 from spdfq.config import SPDFQConfig
 from spdfq.defaults import BY_NAME, defaults_for
-from spdfq.method import SPDFQ
+from spdfq.method import SPDFQ, SPDFQPaper
 
 
 def test_defaults_are_the_papers_where_it_states_them() -> None:
@@ -37,8 +37,9 @@ def test_defaults_are_the_papers_where_it_states_them() -> None:
 def test_defaults_per_model(model: str, alpha1: float, rate: float, iterations: int) -> None:
     given = defaults_for(model)
     assert (given.alpha1, given.learning_rate, given.iterations) == (alpha1, rate, iterations)
-    config = SPDFQ().default_config(model)
-    assert (config.alpha1, config.learning_rate, config.iterations) == (alpha1, rate, iterations)
+    found = SPDFQ().default_config(model)
+    assert (found.learning_rate, found.iterations, found.region_schedule) == (rate, iterations, "turns")
+    config = SPDFQPaper().default_config(model)
     assert config == dataclasses.replace(SPDFQConfig(), alpha1=alpha1, learning_rate=rate, iterations=iterations)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import noise, tiny_vit
+from tiny_models import WIDE, noise, tiny_vit
 from torch import Tensor, nn
 
 from methods.backends import blockwise
