@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from methods.contracts import Backend
+    from methods.contracts import Backend, ImageSpace
 
 WEIGHT, INPUT, OPERANDS = "weight", "input", "operands"
 """What of a layer is quantized: its weight, its input, or the operands of an attention module's two products."""
@@ -136,12 +136,14 @@ def _run(model: nn.Module, images: Tensor) -> torch.Tensor:
     return logits
 
 
-def quantizer(backend: Backend, model: nn.Module, images: Tensor, config: Any) -> Callable[[Bits], nn.Module]:
+def quantizer(
+    backend: Backend, model: nn.Module, images: Tensor, config: Any, space: ImageSpace
+) -> Callable[[Bits], nn.Module]:
     """Return what quantizes the model at given bits, calibrated on the images, always with the same draws."""
     from harness.inputs.seeds import generator
     from methods.contracts import QuantizationContext
 
     def quantize(bits: Bits) -> nn.Module:
-        return backend.quantize(model, images, bits, config, QuantizationContext(generator(0, "sensitivity")))
+        return backend.quantize(model, images, bits, config, QuantizationContext(generator(0, "sensitivity"), space))
 
     return quantize

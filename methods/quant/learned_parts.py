@@ -89,8 +89,8 @@ def learnable(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
 def learned_scales(unit: nn.Module) -> Iterator[list[Learned]]:
     """Give a unit's activation quantizers scales that can be learned; in the end they are plain again.
 
-    Uniform ones, unless their range is known, and stretching logarithmic ones are; zero points, rates and tails in units
-    of the scale stay.
+    Uniform ones, unless their range is known, and stretching logarithmic ones are; zero points, rates and tails in
+    units of the scale stay.
     """
     weights = {id(layer.weights) for _, layer in quantized_layers(unit)}
     places = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import double, noise, tiny_swin, tiny_vit
+from tiny_models import WIDE, double, noise, tiny_swin, tiny_vit
 
 from harness.plan.mixed_bits import read_bits
 from harness.sensitivity.__main__ import main
@@ -21,7 +21,7 @@ from methods.errors import UsageError
 
 def test_a_part_alone_is_what_it_is_with_its_layer_quantized_by_hand() -> None:
     model, images = tiny_vit(), noise(4)
-    found = sensitivities(model, images, [3, 5], quantizer(MinMax(), model, images, MinMaxConfig()), silent)
+    found = sensitivities(model, images, [3, 5], quantizer(MinMax(), model, images, MinMaxConfig(), WIDE), silent)
     assert len(found) == 2 * (2 * 10 + 2)  # ten layers, two attentions, two widths
     [row] = [r for r in found if r.part == Part("head", WEIGHT, 160) and r.width == 3]
     features = double(model.forward_head(model.forward_features(images), pre_logits=True))

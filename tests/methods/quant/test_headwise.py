@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import noise, tiny_swin, tiny_vit
+from tiny_models import WIDE, noise, tiny_swin, tiny_vit
 from torch import nn
 
 from methods.backends.blockwise import Blockwise, BlockwiseConfig
@@ -50,7 +50,7 @@ def test_every_head_has_the_grid_of_its_own_values(shape: tuple[int, ...], dim: 
 def test_operands_of_attention_are_per_head_and_learn(build: Any, scales: str) -> None:
     model, images = build(), noise(4)
     config = BlockwiseConfig(iterations=2, per_head=True, attention="tail_log", scales=scales, drop=0.5)
-    quantized = Blockwise().quantize(model, images, Bits(4, 4), config, QuantizationContext(torch.Generator()))
+    quantized = Blockwise().quantize(model, images, Bits(4, 4), config, QuantizationContext(torch.Generator(), WIDE))
     rows = [row for row in describe(quantized) if str(row["operation"]).endswith(("query", "key", "value", "softmax"))]
     attentions = len(attention_modules(model))
     assert len(rows) == 4 * attentions
@@ -60,7 +60,7 @@ def test_operands_of_attention_are_per_head_and_learn(build: Any, scales: str) -
         images,
         Bits(4, 4),
         BlockwiseConfig(iterations=0, attention="tail_log"),
-        QuantizationContext(torch.Generator()),
+        QuantizationContext(torch.Generator(), WIDE),
     )
     assert not torch.equal(single(images), quantized(images))
     assert (quantized(images) - model(images)).square().mean() < model(images).square().mean()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import double, noise, tiny_swin, tiny_vit
+from tiny_models import WIDE, double, noise, tiny_swin, tiny_vit
 from torch import Tensor
 
 from methods.backends.blockwise import Blockwise, BlockwiseConfig
@@ -33,7 +33,7 @@ TABLES = {
 
 
 def context() -> QuantizationContext:
-    return QuantizationContext(torch.Generator().manual_seed(0))
+    return QuantizationContext(torch.Generator().manual_seed(0), WIDE)
 
 
 def nearest(value: float, table: list[float]) -> float:
