@@ -64,15 +64,6 @@ def prepared(images: Tensor) -> tuple[Any, Any]:
     return model, quantized
 
 
-def test_a_rate_far_too_large_does_less_harm_with_images_kept_back() -> None:
-    images, errors = noise(8), []
-    for share in (0.0, 0.25):
-        model, quantized = prepared(images)
-        learning = Learning(iterations=20, learning_rate=0.1, held_out=share)
-        reconstruct(model, quantized, images, learning, torch.Generator().manual_seed(0), silent)
-        errors.append((quantized(noise(8, seed=7)) - model(noise(8, seed=7))).square().mean().item())
-    assert errors[1] < 0.7 * errors[0]
-
 
 @pytest.mark.parametrize(("target", "share"), [("unit", 0.0), ("network", 1.0), ("damped", 0.25)])
 def test_targets_mix_unit_and_network(target: str, share: float) -> None:
