@@ -17,7 +17,6 @@ import sys
 
 from harness.cli.command import run_command
 from harness.cli.options import command_parser, path, positive
-from harness.perf.steps import step_lines
 
 _EXAMPLES = """examples:
   python -m harness.perf
@@ -90,7 +89,7 @@ def _perf(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from harness.inputs import plugins as catalog
-    from harness.perf.evaluation import COLUMNS, NOTES, evaluation_lines
+    from harness.perf import evaluation, steps
     from harness.record.files import write_atomically
     from harness.report.formats.console import print_table
     from harness.report.formats.markdown import markdown
@@ -104,10 +103,11 @@ def _perf(arguments: argparse.Namespace) -> int:
     if arguments.device == "cuda":
         where = f"{torch.cuda.get_device_name()}, torch {library_versions()['torch']}"
     title = f"Synthesis step against the bare forward + backward pass, {arguments.images} images"
-    columns, notes = COLUMNS, NOTES
+    columns, notes = steps.COLUMNS, steps.NOTES
     if arguments.backends:
-        title, columns, notes = f"Quantization on {arguments.images} images, evaluation against FP32", COLUMNS, NOTES
-    lines = evaluation_lines(arguments) if arguments.backends else step_lines(arguments)
+        title = f"Quantization on {arguments.images} images, evaluation against FP32"
+        columns, notes = evaluation.COLUMNS, evaluation.NOTES
+    lines = evaluation.evaluation_lines(arguments) if arguments.backends else steps.step_lines(arguments)
     rows = [[Word(word) for word in line] for line in lines]
     settings = "".join(f", {assignment}" for assignment in arguments.set)
     grid = Grid(title + settings, columns, rows, [*notes, where])

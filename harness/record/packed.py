@@ -86,7 +86,7 @@ class _List(msgspec.Struct, frozen=True):
 
 @lru_cache(maxsize=64)
 def _lists(path: Path, state: tuple[int, int] | None) -> Mapping[str, Operations]:
-    """Return the lists of operations of a file in a state by their checksums; those that do not fit theirs are left out."""
+    """Return the lists of operations of a file in a state by their checksums, but for those that fit none."""
     found = {}
     for line in _lines(path):
         try:

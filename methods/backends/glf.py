@@ -8,11 +8,9 @@ percentiles, random rotations, batches of 32, rates of scales in units of the sc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from methods.backends import repq
 from methods.backends.blockwise import Blockwise, BlockwiseConfig
-from methods.quant.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -29,10 +27,6 @@ class GlfConfig(BlockwiseConfig):
     rounding: str = "adaround"
     scales: str = "learned"
     objective: str = "feature"
-
-    def grids(self, recipe: Recipe) -> Recipe:
-        """Return the recipe with the grids chosen here, the images at eight bits."""
-        return replace(super().grids(recipe), images=repq.RECIPE.images)
 
 
 class Glf(Blockwise):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from tiny_models import noise, tiny_vit
+from tiny_models import WIDE, noise, tiny_vit
 
 from methods.backends.glf import Glf, GlfConfig
 from methods.bits import Bits
@@ -17,7 +17,7 @@ from methods.quant.operations import describe
 def quantized(iterations: int, seed: int = 0) -> tuple[Any, Any]:
     model = tiny_vit(seed)
     config = replace(GlfConfig(), iterations=iterations, learning_rate=1e-3, scale_rate=1e-2, drop=0.0)
-    context = QuantizationContext(torch.Generator().manual_seed(0))
+    context = QuantizationContext(torch.Generator().manual_seed(0), WIDE)
     return model, Glf().quantize(model, noise(16), Bits(3, 3), config, context)
 
 

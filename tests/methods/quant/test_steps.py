@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from methods.backends import blockwise
 from methods.bits import Bits
-from methods.contracts import silent
 from methods.errors import UsageError
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import insert_quantizers
 from methods.quant.learning import Learning
 from methods.quant.objectives import LocalObjective
-from methods.quant.reconstruct import kept_back, reconstruct
+from methods.quant.reconstruct import kept_back
 from methods.quant.steps import Best, batch_of
 from methods.quant.targets import Targets, unit_outputs
 
@@ -62,7 +61,6 @@ def prepared(images: Tensor) -> tuple[Any, Any]:
     quantized = insert_quantizers(model, Bits(4, 4), blockwise.RECIPE, WIDE)
     calibrate(quantized, images)
     return model, quantized
-
 
 
 @pytest.mark.parametrize(("target", "share"), [("unit", 0.0), ("network", 1.0), ("damped", 0.25)])
