@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from methods.text import printable
+from methods.text import printable, shortened
+
+_LONGEST = 2000
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class Grid:
 
     def printable(self) -> Grid:
         """Return the grid with all its text fit to be shown: names in it may come from anyone's record or plugin."""
-        body = [[replace(word, text=printable(word.text)) for word in row] for row in self.body]
-        header, notes = [printable(text) for text in self.header], [printable(text) for text in self.notes]
-        return replace(self, title=printable(self.title), header=header, body=body, notes=notes)
+        body = [[replace(word, text=_shown(word.text)) for word in row] for row in self.body]
+        header, notes = [_shown(text) for text in self.header], [_shown(text) for text in self.notes]
+        return replace(self, title=_shown(self.title), header=header, body=body, notes=notes)
+
+
+def _shown(text: str) -> str:
+    """Return a text that can be seen and laid out: a name of a million letters takes a terminal half a minute."""
+    return shortened(printable(text), _LONGEST)

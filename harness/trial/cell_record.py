@@ -52,7 +52,7 @@ def fail_job(job: Job, settings: RunSettings, error: str, trace: str = "") -> st
         try:
             write_record(settings.results, Failed(**common(job, settings), error=error, traceback=trace))
         except OSError as second:
-            return f"{error} (of which no record could be written: {second.strerror})"
+            return f"{error} (of which no record could be written: {second.strerror or second})"
         except UnsoundRecord as second:
             return f"{error} (of which no record could be written: it {second})"
     return error

@@ -66,3 +66,10 @@ def test_progress_shows_labels_and_errors_as_they_are() -> None:
     table.finished(job, HOSTILE)
     assert set(out.getvalue()) & UNSEEN == set()
     assert f"failed: {SEEN}" in out.getvalue()
+
+
+def test_a_name_of_a_million_letters_is_shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    grid = Grid("x" * 10**6, ["row", "top1"], [[Word("y" * 10**6), Word("1.5")]], [])
+    for form in (console_text, markdown, latex, grid_csv):
+        assert 2000 < len(form([grid])) < 200_000
