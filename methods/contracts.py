@@ -125,6 +125,9 @@ class Method(ABC):
         """Whether the method draws on real images, which data-free ones never do."""
         return False
 
+    def check(self, model: nn.Module, config: Any) -> None:  # noqa: B027 - most methods work on any model
+        """Raise UsageError when the method cannot work on a model; asked while planning, before anything runs."""
+
     @abstractmethod
     def image_passes(self, config: Any) -> float:
         """Return the number of forward+backward passes of one image that a synthesis takes, for estimates."""
@@ -163,6 +166,9 @@ class Backend(ABC):
     def takes_formats(self, config: Any) -> bool:
         """Whether it can quantize to number formats that are no integers (`methods.quant.formats`) with a config."""
         return False
+
+    def check(self, model: nn.Module, config: Any) -> None:  # noqa: B027 - most backends work on any model
+        """Raise UsageError when the backend cannot quantize a model; asked while planning, before anything runs."""
 
     @abstractmethod
     def image_passes(self, config: Any, images: int) -> float:

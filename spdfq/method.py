@@ -47,6 +47,11 @@ class SPDFQ(Method):
         given = defaults_for(model)
         return SPDFQConfig(**(given.settings() | given.found))
 
+    def check(self, model: nn.Module, config: SPDFQConfig) -> None:
+        """Refuse models without attention maps for the priors, unless APA is off."""
+        if config.apa and config.alpha1 > 0:
+            deep_sites(model, config.first_layer)
+
     def needs_real_images(self, config: SPDFQConfig) -> bool:
         """Return True only for the ablation that takes its priors from real images."""
         return config.apa and config.prior_law == "real"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
@@ -62,6 +63,9 @@ def read_request(
     for subject, widths in product(subjects, bits):
         check_layers(widths, subject.entry.name, load_model(subject.entry, subject.weights))
     able = matrix.methods if matrix.chosen else _able(methods, entries, overrides, calibration)
+    for subject in subjects:
+        _check_owners(subject, [METHODS.get(name) for name in able], overrides)
+        _check_owners(subject, [BACKENDS.get(name) for name in matrix.backends], overrides)
     return Request(subjects, able, matrix.backends, bits, seeds, overrides, data, calibration)
 
 
@@ -82,6 +86,16 @@ def _able(
                 f"Left out: {method.name}, which needs real images for {lacking} (--calib-data DIR).", file=sys.stderr
             )
     return able
+
+
+def _check_owners(subject: Subject, owners: Sequence[Method | Backend], overrides: Overrides) -> None:
+    """Ask methods or backends whether they can work on a model; raises UsageError that names one that cannot."""
+    model = load_model(subject.entry, subject.weights)
+    for owner in owners:
+        try:
+            owner.check(model, effective_config(owner, subject.entry.name, overrides))
+        except UsageError as error:
+            raise UsageError(f"{owner.name} cannot work on {subject.entry.name}: {error}") from error
 
 
 def _check_formats(bits: Bits, backend: Backend, config: object) -> None:

@@ -85,17 +85,19 @@ def _ways(entry: ModelEntry) -> str:
 def load_model(entry: ModelEntry, weights: Weights) -> nn.Module:
     """Build the model and load its weights; returns it frozen, in eval mode, on the CPU.
 
-    Raises UsageError when the file is damaged, is not a plain checkpoint, or is of another architecture
-    (naming the first keys that do not fit).
+    Raises UsageError when the model cannot be run dry, when the file is damaged, is not a plain checkpoint, or is of
+    another architecture (naming the first keys that do not fit).
     """
     import timm
     import torch
 
-    from methods.models.architecture import check_supported
+    from methods.models.architecture import check_runs, check_supported
 
     torch.manual_seed(0)  # random weights are the same everywhere; loaded ones replace them all
     model = entry.build() if entry.build else timm.create_model(entry.tag, pretrained=False)
     check_supported(model)
+    if entry.expected_top1 is None:
+        check_runs(model)
     if weights.path is not None:
         _load_strictly(model, entry, weights.path)
     vars(model)["pretrained_cfg"] = configuration(entry)

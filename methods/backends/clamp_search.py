@@ -30,6 +30,7 @@ from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
 from methods.models.architecture import reconstruction_units
+from methods.models.calls import aside
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import fold_weights, insert_quantizers
 from methods.quant.quantizers.uniform import UniformQuantizer
@@ -112,6 +113,7 @@ def _search(
         for hook in hooks:
             hook.remove()
 
+    @aside()
     def search(name: str, unit: nn.Module, arguments: tuple[Tensor]) -> None:
         search_unit(unit, arguments[0], targets.pop(name), config, context.generator)
         context.report(len(names) - len(targets), len(names))

@@ -100,11 +100,20 @@ def _fit(
 ) -> None:
     """Give a layer the weight and bias that bring its quantized output nearest to its own in floating point."""
     assert isinstance(quantized, QuantizedLayer)
+    report()
+    if not _regressable(quantized.layer):
+        return
     exact = arguments[0]
     inputs = exact if quantized.inputs is None else quantized.inputs(exact)
     moments = Moments.of(*_rows(quantized.layer, inputs, quantized.layer(exact)))
     regressed.append((quantized, reduce_layer_error(quantized, moments, config)))
-    report()
+
+
+def _regressable(layer: nn.Linear | nn.Conv2d) -> bool:
+    """Whether every output is a sum over all inputs of a token or patch; other convolutions stay as they are."""
+    if isinstance(layer, nn.Linear):
+        return True
+    return type(layer).forward is nn.Conv2d.forward and layer.groups == 1 and not isinstance(layer.padding, str)
 
 
 def reduce_layer_error(quantized: QuantizedLayer, moments: Moments, config: ErqConfig) -> Tensor:
@@ -120,7 +129,7 @@ def reduce_layer_error(quantized: QuantizedLayer, moments: Moments, config: ErqC
         weight = round_by_halves(weight, quantized.weights, moments.gram, penalty, config.flips)
     layer.weight.copy_(weight.reshape(layer.weight.shape))
     if layer.bias is None:
-        layer.bias = nn.Parameter(torch.empty_like(layer.weight[:, 0]), requires_grad=False)
+        layer.bias = nn.Parameter(layer.weight.new_empty(len(layer.weight)), requires_grad=False)
     layer.bias.copy_(moments.bias(weight))
     return regressed.reshape(layer.weight.shape).to(layer.weight.dtype)
 

@@ -18,7 +18,7 @@ from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import unknown_name
 from methods.quant.calibrate import calibrate
-from methods.quant.every_tensor import fold_embeddings, insert_everywhere
+from methods.quant.every_tensor import check_protocol, fold_embeddings, insert_everywhere
 from methods.quant.insert import fold_weights, insert_quantizers, weights_in_floating_point
 from methods.quant.recipe import MIN_MAX
 
@@ -47,6 +47,11 @@ class MinMax(Backend):
     def takes_formats(self, config: Any) -> bool:
         """The operands of matrix products can have any format."""
         return bool(config.protocol == "plain")
+
+    def check(self, model: nn.Module, config: Any) -> None:
+        """Refuse models that PSAQ-ViT's protocol does not know, where it is asked for."""
+        if config.protocol != "plain":
+            check_protocol(model)
 
     def image_passes(self, config: Any, images: int) -> float:
         """Count one forward pass per image, a third of a forward+backward."""

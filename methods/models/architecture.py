@@ -11,7 +11,7 @@ from methods.errors import UsageError
 from methods.models import functions
 from methods.models.family import Family, family_of
 from methods.models.residual import ResidualStream, turnable
-from methods.models.sites import AttentionSite
+from methods.models.sites import AttentionSite, between_patches
 from methods.models.trace import Product, Trace, trace
 
 _MOST_PREFIX = 2
@@ -26,6 +26,24 @@ def attention_modules(model: nn.Module) -> list[Any]:
     """Return the attention modules, in order, whose operands are reached at their projection (`Family.projected`)."""
     names = family_of(model).projected
     return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def check_runs(model: nn.Module) -> None:
+    """Raise UsageError unless a dry run of a model goes through, and computes products that can be quantized."""
+    try:
+        trace(model)
+    except UsageError:
+        raise
+    except Exception as error:  # stock code raises whatever its first wrong shape leads to
+        raise UsageError(f"{type(model).__name__} fails in a dry run ({type(error).__name__}: {error}).") from error
+
+
+def patch_sites(model: nn.Module) -> list[AttentionSite]:
+    """Return the sites at which patches attend to each other (`between_patches`); raises UsageError for none."""
+    found = between_patches(attention_sites(model))
+    if not found:
+        raise UsageError(f"In no attention map of {type(model).__name__} do all patches attend to each other.")
+    return found
 
 
 def attention_sites(model: nn.Module) -> list[AttentionSite]:
@@ -66,7 +84,7 @@ def _traced_site(
 ) -> AttentionSite | None:
     """Return the site of a product A V, None where its keys do not fill a square grid behind a prefix."""
     shape = product.maps if product.softmax == "left" else (*product.maps[:-2], *product.maps[:-3:-1])
-    leading, keys = list(shape[:-2]), shape[-1]
+    leading, queries, keys = list(shape[:-2]), shape[-2], shape[-1]
     side = math.isqrt(keys)
     prefix = getattr(model, "num_prefix_tokens", None)
     if prefix is None or side * side != keys - prefix:
@@ -89,6 +107,7 @@ def _traced_site(
         side=product.softmax,
         heads_first=len(leading) == 3 and leading[1] == _heads(leading, module),
         scale=product.scale,
+        queries=queries,
     )
 
 
@@ -116,9 +135,9 @@ def reconstruction_units(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _learnable(name: str, seen: Trace) -> bool:
-    """Whether a module runs once a pass, on a tensor, and gives one."""
+    """Whether a module runs once a pass, on one tensor alone, and gives one."""
     given, made = seen.shapes.get(name, (None, None))
-    return seen.calls[name] == 1 and given is not None and made is not None
+    return seen.calls[name] == 1 and name not in seen.several and given is not None and made is not None
 
 
 def product_layers(model: nn.Module) -> list[tuple[str, nn.Linear | nn.Conv2d]]:

@@ -78,10 +78,32 @@ class CallSite(nn.Module):
         return self._passed("softmax", scores.softmax(dim=-1)) @ self._passed("value", value)
 
 
+_RUNNING: list[_Watching | None] = []
+"""The watches that functions run under, the innermost last; None hides them from all."""
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Hide what is computed inside the `with` from the watch it runs under: it is no call of the module's own."""
+    _RUNNING.append(None)
+    try:
+        yield
+    finally:
+        _RUNNING.pop()
+
+
 class StandIn(nn.Module):
-    """Stands for a stock layer, whose weight it keeps; code that multiplies with that weight calls it instead."""
+    """Stands for a stock layer, whose weight it keeps; code that multiplies with that weight calls it instead.
+
+    No watch sees what it and its hooks compute.
+    """
 
     layer: nn.Linear | nn.Conv2d
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Run hooks and forward."""
+        with aside():
+            return super().__call__(*arguments, **options)
 
 
 class _Watching(TorchFunctionMode):
@@ -98,9 +120,9 @@ class _Watching(TorchFunctionMode):
     ) -> Any:
         options = options or {}
         known = functions.PRODUCTS.get(function)
-        if known is None:
+        if known is None or _RUNNING[-1] is not self:
             return function(*arguments, **options)
-        with torch._C.DisableTorchFunction():  # what is computed from here on is no call of the module's own
+        with aside():
             weight = functions.operands(known, arguments, options)[1]
             layer = self.layers.get(id(weight))
             if layer is not None:
@@ -162,8 +184,12 @@ def _watched(kind: Any) -> Any:
     """Return a subclass of a module's class, of the same name, that watches its forward."""
 
     def forward(self: nn.Module, *arguments: Any, **options: Any) -> Any:
-        with _Watching(self):
-            return kind.forward(self, *arguments, **options)
+        with _Watching(self) as watch:
+            _RUNNING.append(watch)
+            try:
+                return kind.forward(self, *arguments, **options)
+            finally:
+                _RUNNING.pop()
 
     return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
 
@@ -173,7 +199,7 @@ def _hidden(kind: Any) -> Any:
     """Return a subclass of a module's class, of the same name, whose functions no watch sees."""
 
     def forward(self: nn.Module, *arguments: Any, **options: Any) -> Any:
-        with torch._C.DisableTorchFunction():
+        with aside():
             return kind.forward(self, *arguments, **options)
 
     return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})

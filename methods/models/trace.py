@@ -72,8 +72,9 @@ class Trace:
     """What a dry run saw.
 
     products: in the order of computation; norms: layer -> the LayerNorm that feeds it and nothing else; activated:
-    layers whose input a GELU puts out; images: layers whose input is the image; calls: of every module; outputs:
-    the shapes a module was given (first argument) and gave, None for what is no single tensor.
+    layers whose input a GELU puts out; images: layers whose input is the image; calls: of every module; several:
+    modules that take more than one argument; shapes: what a module was given (first argument) and gave, None for what
+    is no single tensor.
     """
 
     products: list[Product] = field(default_factory=list)
@@ -81,6 +82,7 @@ class Trace:
     activated: set[str] = field(default_factory=set)
     images: set[str] = field(default_factory=set)
     calls: Counter[str] = field(default_factory=Counter)
+    several: set[str] = field(default_factory=set)
     shapes: dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]] = field(default_factory=dict)
 
 
@@ -176,7 +178,7 @@ class _Watch(TorchFunctionMode):
         """Follow which module's forward is running."""
         hooks = []
         for module in self.model.modules():
-            hooks.append(module.register_forward_pre_hook(self._enter))
+            hooks.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
             hooks.append(module.register_forward_hook(self._leave))
         try:
             yield
@@ -184,9 +186,12 @@ class _Watch(TorchFunctionMode):
             for hook in hooks:
                 hook.remove()
 
-    def _enter(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def _enter(self, module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         self.stack.append((module, [0]))
-        self.trace.calls[self.names[id(module)]] += 1
+        name = self.names[id(module)]
+        self.trace.calls[name] += 1
+        if sum(value is not None for value in (*arguments, *options.values())) > 1:
+            self.trace.several.add(name)
 
     def _leave(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         self.stack.pop()

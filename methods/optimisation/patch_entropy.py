@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from methods.models.architecture import attention_sites
+from methods.models.architecture import patch_sites
 from methods.models.attention import attention_outputs
 from methods.optimisation.patch_similarity import (
     DensityLaw,
@@ -36,7 +36,7 @@ class PatchEntropy:
     def __init__(self, model: nn.Module, law: DensityLaw, weight: float, micro_batch: int) -> None:
         """Raises UsageError for a model whose attention is not understood."""
         self.model, self.law, self.weight, self.micro_batch = model, law, weight, micro_batch
-        self.sites = attention_sites(model) if weight > 0 else []
+        self.sites = patch_sites(model) if weight > 0 else []
 
     def terms(
         self, shown: Tensor, of_logits: OfLogits, look: Callable[[Tensor], Tensor] = as_it_is

@@ -94,7 +94,7 @@ def insert_everywhere(model: nn.Module, bits: Bits, weights: Maker, activations:
     Places beside layers and attention have the bits of the module they stand at. Raises UsageError for models that
     are not supported. With 32 bits throughout the copy is the plain model.
     """
-    _check(model)
+    check_protocol(model)
     quantized = copy.deepcopy(model).requires_grad_(False)
     if bits.float:
         return quantized
@@ -117,7 +117,7 @@ def insert_everywhere(model: nn.Module, bits: Bits, weights: Maker, activations:
     return quantized
 
 
-def _check(model: nn.Module) -> None:
+def check_protocol(model: nn.Module) -> None:
     """Raise UsageError for a model with products that the protocol does not know."""
     known = {name for name, _ in named_attentions(model)}
     if not known or any(product.layer is None and product.owner not in known for product in trace(model).products):

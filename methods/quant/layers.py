@@ -59,10 +59,6 @@ class QuantizedLayer(StandIn):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer on the quantized input with the quantized weight."""
-        with torch._C.DisableTorchFunction():  # the products of a module around it are not these
-            return self._computed(x)
-
-    def _computed(self, x: Tensor) -> Tensor:
         if self.inputs is not None:
             x = self.inputs(x)
         weight = self.layer.weight

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.contracts import Report
+from methods.models.calls import aside
 from methods.models.rest import Rest
 from methods.quant.compensate import compensate
 from methods.quant.learning import Learning
@@ -86,6 +87,7 @@ class _Teacher:
 
 
 @torch.no_grad()
+@aside()
 def _learn_unit(
     teacher: _Teacher,
     name: str,

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.models.architecture import attention_sites
+from methods.models.architecture import patch_sites
 from methods.models.attention import attention_outputs
 from methods.models.family import family_named
 from methods.optimisation.loop import LoopSettings, from_noise
@@ -94,6 +94,11 @@ class ClampViT(Method):
         rate, steps = family_named(model).learning_rate, 100 if model.endswith("_digits") else 1000
         return ClampViTConfig(learning_rate=rate, iterations=steps)
 
+    def check(self, model: nn.Module, config: ClampViTConfig) -> None:
+        """Refuse models without attention between patches."""
+        if config.contrast_weight > 0:
+            patch_sites(model)
+
     def image_passes(self, config: ClampViTConfig) -> float:
         """Count every image at every step."""
         return config.iterations * config.images
@@ -112,7 +117,7 @@ class _Objective:
     def __init__(self, model: nn.Module, config: ClampViTConfig, context: SynthesisContext) -> None:
         self.model, self.config, self.context = model, config, context
         law = config.radius, config.positives, config.temperature
-        sites = attention_sites(model) if config.contrast_weight > 0 else []
+        sites = patch_sites(model) if config.contrast_weight > 0 else []
         self.places = [(s, Neighbourhood(s.grid, *law)) for s in sites if s.grid[0] * s.grid[1] > config.positives + 1]
         if sites and not self.places:
             raise UsageError("clamp_vit contrasts patches, and no attention map of this model has enough of them.")

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from methods.contracts import ImageSpace, Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
+from methods.models.architecture import patch_sites
 from methods.models.family import family_named
 from methods.optimisation.loop import LoopSettings, from_noise
 from methods.optimisation.losses import random_classes, soft_cross_entropy, total_variation, variation_target
@@ -133,6 +134,11 @@ class FDD(Method):
         """Return the code's defaults with Swin's own learning rate; 100 steps for the embedded models."""
         rate, steps = family_named(model).learning_rate, 100 if model.endswith("_digits") else 1000
         return FDDConfig(learning_rate=rate, iterations=steps)
+
+    def check(self, model: nn.Module, config: FDDConfig) -> None:
+        """Refuse models without attention between patches."""
+        if config.pse_weight > 0:
+            patch_sites(model)
 
     def image_passes(self, config: FDDConfig) -> float:
         """Count every image at every step, and a forward pass, a third of it, more in the second halves."""

@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
-from methods.models.architecture import attention_sites
+from methods.models.architecture import patch_sites
 from methods.models.attention import Operands, attention_operands
 from methods.optimisation.loop import LoopSettings, optimize_images
 from methods.optimisation.losses import soft_cross_entropy, total_variation
@@ -91,6 +91,10 @@ class MimiQ(Method):
         """Return the code's defaults; 100 steps for the embedded models."""
         return MimiQConfig(iterations=100 if model.endswith("_digits") else 2000)
 
+    def check(self, model: nn.Module, config: MimiQConfig) -> None:
+        """Refuse models without attention between patches."""
+        patch_sites(model)
+
     def image_passes(self, config: MimiQConfig) -> float:
         """Count every image at every step."""
         return config.iterations * config.images
@@ -109,7 +113,7 @@ class MimiQObjective:
 
     def __init__(self, model: nn.Module, config: MimiQConfig, context: SynthesisContext) -> None:
         self.model, self.config, self.context = model, config, context
-        self.sites = attention_sites(model)
+        self.sites = patch_sites(model)
         if config.ssim_weight > 0 and all(site.heads < 2 for site in self.sites):
             raise UsageError("MimiQ compares attention heads, and no layer of this model has two of them.")
         labels = torch.randint(context.classes, (config.images,), generator=context.generator)

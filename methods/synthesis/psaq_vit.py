@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
+from methods.models.architecture import patch_sites
 from methods.models.family import family_named
 from methods.optimisation.loop import LoopSettings, from_noise
 from methods.optimisation.losses import random_classes, soft_cross_entropy, total_variation, variation_target
@@ -87,6 +88,11 @@ class PSAQViT(Method):
         """Return the code's defaults with Swin's own learning rate; 100 steps for the embedded models."""
         rate, steps = family_named(model).learning_rate, 100 if model.endswith("_digits") else 1000
         return PSAQViTConfig(learning_rate=rate, iterations=steps)
+
+    def check(self, model: nn.Module, config: PSAQViTConfig) -> None:
+        """Refuse models without attention between patches."""
+        if config.pse_weight > 0:
+            patch_sites(model)
 
     def image_passes(self, config: PSAQViTConfig) -> float:
         """Count every image at every step."""

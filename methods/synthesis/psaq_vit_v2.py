@@ -24,6 +24,7 @@ from torch.nn import functional
 from methods.bits import Bits
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
+from methods.models.architecture import patch_sites
 from methods.models.family import family_named
 from methods.optimisation.loop import LoopSettings, from_noise
 from methods.optimisation.losses import total_variation, variation_target
@@ -102,6 +103,11 @@ class PSAQViTV2(Method):
         """Return the defaults with Swin's own learning rate; 100 steps for the embedded models."""
         rate, steps = family_named(model).learning_rate, 100 if model.endswith("_digits") else 1000
         return PSAQViTV2Config(learning_rate=rate, iterations=steps)
+
+    def check(self, model: nn.Module, config: PSAQViTV2Config) -> None:
+        """Refuse models without attention between patches."""
+        if config.pse_weight > 0:
+            patch_sites(model)
 
     def image_passes(self, config: PSAQViTV2Config) -> float:
         """Count an image step as a pass of each network and a forward pass, a third of one, for the ranges; a step

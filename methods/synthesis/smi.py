@@ -25,6 +25,7 @@ from methods.contracts import SynthesisContext, SyntheticImages
 from methods.errors import UsageError
 from methods.models.architecture import attention_sites
 from methods.models.attention import attention_maps
+from methods.models.sites import AttentionSite
 from methods.optimisation.views import View
 from methods.synthesis.dmi import DMI, DMIConfig, InversionLoss
 
@@ -65,9 +66,7 @@ class _SparseLoss(InversionLoss):
 
     def __init__(self, model: nn.Module, config: SMIConfig, context: SynthesisContext) -> None:
         """Raises UsageError for models without a class token, whose attention ranks the patches."""
-        self.site = attention_sites(model)[-1]
-        if not self.site.class_token:
-            raise UsageError("smi ranks patches by the attention of the class token, and this model has none.")
+        self.site = ranking_site(model)
         super().__init__(model, config, context)
         rows, columns = self.site.grid
         self.patch = context.space.height // rows, context.space.width // columns
@@ -91,6 +90,16 @@ class _SparseLoss(InversionLoss):
         return logits
 
 
+def ranking_site(model: nn.Module) -> AttentionSite:
+    """Return the last site of a ViT with a class token; raises UsageError for another model."""
+    site = attention_sites(model)[-1]
+    if not site.class_token:
+        raise UsageError("smi ranks patches by the attention of the class token, and this model has none.")
+    if not isinstance(model, VisionTransformer):
+        raise UsageError(f"smi leaves patches out of a ViT, and {type(model).__name__} is none.")
+    return site
+
+
 class SMI(DMI):
     """Sparse model inversion: pixels of those patches alone that the class token attends to."""
 
@@ -99,6 +108,10 @@ class SMI(DMI):
     config_class = SMIConfig
     inferred = "calibration on pruned patches too, as zeros; rolls for other sizes; clamping; points of short runs"
     space: ClassVar = {**DMI.space, "prune_ratio": {"min": 0.1, "max": 0.5}}
+
+    def check(self, model: nn.Module, config: SMIConfig) -> None:
+        """Refuse models whose patches cannot be left out by the attention of a class token."""
+        ranking_site(model)
 
     def image_passes(self, config: SMIConfig) -> float:
         """Count an image at a step as the share of its patches that is left."""

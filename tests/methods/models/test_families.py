@@ -1,0 +1,283 @@
+"""Every family of stock models: quantized where a record says so, seen from outside; synthesis, units, equal function.
+
+What multiplies is watched below all of torch's functions (`TorchDispatchMode`), which knows nothing of how quantizers
+were placed. Models have random weights. The smallest member of every family runs with `-m slow`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import spdfq  # noqa: F401 - registers its method
+from methods.bits import Bits
+from methods.contracts import ImageSpace, QuantizationContext, SynthesisContext
+from methods.errors import UsageError
+from methods.models.architecture import attention_sites, patch_sites, reconstruction_units
+from methods.models.attention import attention_maps, attention_operands, attention_outputs
+from methods.models.family import families, family_of
+from methods.models.trace import image_shape, trace
+from methods.quant.calibrate import calibrate, observing
+from methods.quant.insert import fold_weights, insert_quantizers, weights_in_floating_point
+from methods.quant.operations import describe
+from methods.quant.recipe import MIN_MAX
+from methods.registry import BACKENDS, METHODS
+
+SMALLEST = {
+    "vision_transformer": "test_vit",
+    "deit": "deit_tiny_distilled_patch16_224",
+    "vision_transformer_hybrid": "vit_tiny_r_s16_p8_224",
+    "vision_transformer_relpos": "vit_relpos_small_patch16_224",
+    "swin_transformer": "swin_tiny_patch4_window7_224",
+    "swin_transformer_v2": "swinv2_tiny_window8_256",
+    "swin_transformer_v2_cr": "swinv2_cr_tiny_ns_224",
+    "eva": "eva02_tiny_patch14_336",
+    "beit": "beit_base_patch16_224",
+    "naflexvit": "naflexvit_base_patch16_gap",
+    "convit": "convit_tiny",
+    "cait": "cait_xxs24_224",
+    "xcit": "xcit_nano_12_p16_224",
+    "crossvit": "crossvit_9_240",
+    "tnt": "tnt_s_legacy_patch16_224",
+    "pit": "pit_ti_224",
+    "volo": "volo_d1_224",
+    "levit": "levit_128s",
+    "pvt_v2": "pvt_v2_b0",
+    "twins": "twins_svt_small",
+    "nest": "nest_tiny_jx",
+    "hiera": "hiera_tiny_224",
+    "mvitv2": "mvitv2_tiny",
+    "coat": "coat_lite_tiny",
+    "maxxvit": "coatnet_nano_rw_224",
+    "gcvit": "gcvit_xxtiny",
+    "davit": "davit_tiny",
+    "tiny_vit": "tiny_vit_5m_224.dist_in22k_ft_in1k",
+    "visformer": "visformer_tiny",
+    "metaformer": "caformer_s18",
+    "efficientformer": "efficientformer_l1",
+    "efficientformer_v2": "efficientformerv2_s0",
+    "fastvit": "fastvit_sa12",
+    "nextvit": "nextvit_small",
+    "iformer": "iformer_t",
+    "lowformer": "lowformer_b0",
+    "cpubone": "cpubone_nano",
+    "csatv2": "csatv2",
+    "mobilevit": "mobilevit_xxs",
+    "byoanet": "botnet26t_256",
+    "shvit": "shvit_s1",
+    "efficientvit_msra": "efficientvit_m0",
+    "efficientvit_mit": "efficientvit_b0",
+    "swiftformer": "swiftformer_xs",
+    "edgenext": "edgenext_xx_small",
+    "focalnet": "focalnet_tiny_srf",
+    "repvit": "repvit_m0_9",
+}
+QUICK = ("test_vit", "shvit_s1", "efficientvit_m0", "levit_128s", "xcit_nano_12_p16_224", "edgenext_xx_small")
+SLOW = [name for name in SMALLEST.values() if name not in QUICK]
+EVERY = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+ENOUGH = 0.99
+"""Share of the multiply-accumulates that depend on the image that must be of integers."""
+_SAMPLE, _SLICES = 20_000, 4
+
+
+def model_of(name: str) -> Any:
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False)
+    for parameter in model.parameters():
+        if not parameter.isfinite().all():  # some families leave position embeddings as they find the memory
+            nn.init.normal_(parameter, std=0.02)
+    return model.eval().requires_grad_(False)
+
+
+def images_of(model: nn.Module, count: int = 2) -> Tensor:
+    return torch.randn((count, *image_shape(model)), generator=torch.Generator().manual_seed(1))
+
+
+class Products(TorchDispatchMode):
+    """Counts the multiply-accumulates torch is given, and those of them with both operands on a grid of `bits`."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits, self.all, self.integer = bits, 0, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        result = function(*arguments, **(options or {}))
+        name = function.name().partition("::")[2].partition(".")[0]
+        assert "attention" not in name  # no fused kernel hides its softmax output
+        first = {"mm": 0, "bmm": 0, "convolution": 0, "addmm": 1, "baddbmm": 1}.get(name)
+        if first is not None:
+            left, right = arguments[first : first + 2]
+            count = result.numel() * (right[0].numel() if name == "convolution" else left.shape[-1])
+            if name == "convolution" and arguments[6]:
+                count = left.numel() * right[0].numel()
+            self.all += count
+            self.integer += count * (self.gridded(left) and self.gridded(right))
+        return result
+
+    def gridded(self, x: Tensor) -> bool:
+        """Whether x has at most 2^bits values, as a whole or along one dimension."""
+        flat = x.flatten()
+        if self.few(flat[:: max(1, len(flat) // _SAMPLE)]):
+            return True
+        return any(all(self.few(part[:_SAMPLE]) for part in slices(x, dim)) for dim in range(x.dim()))
+
+    def few(self, values: Tensor) -> bool:
+        return values.unique().numel() <= 2**self.bits
+
+
+def slices(x: Tensor, dim: int) -> Iterator[Tensor]:
+    for index in range(0, x.shape[dim], max(1, x.shape[dim] // _SLICES)):
+        yield x.select(dim, index).flatten()
+
+
+def calls(model: nn.Module, images: Tensor, bits: int) -> Products:
+    watch = Products(bits)
+    with torch.no_grad(), watch:
+        model(images)
+    return watch
+
+
+def quantized(model: nn.Module, images: Tensor, bits: str) -> nn.Module:
+    result = insert_quantizers(model, Bits.parse(bits), MIN_MAX)
+    calibrate(result, images)
+    fold_weights(result)
+    return result
+
+
+def test_every_family_has_its_smallest_member() -> None:
+    assert set(SMALLEST) == set(families())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_all_is_integer_but_what_the_record_leaves(name: str) -> None:
+    model = model_of(name)
+    images = images_of(model, 4)
+    seen = trace(model)
+    found = calls(quantized(model, images, "w4a4"), images, 4)
+    left = sum(sum(product.macs) for product in seen.products if product.left)
+    constant = sum(sum(product.macs) for product in seen.products if not product.varies)
+    total = sum(sum(product.macs) for product in seen.products)
+    missed = len(images) * total - found.all  # by the dry run: nothing, but what is the same for all may be made once
+    assert 0 <= missed <= (len(images) - 1) * constant
+    assert found.integer >= found.all - len(images) * left
+    assert found.integer >= ENOUGH * (found.all - (len(images) * constant - missed))
+    assert calls(model_unfused(model), images, 4).integer / found.all < 0.01  # the watch tells floats from integers
+
+
+def model_unfused(model: Any) -> Any:
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    return model
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_function_is_timms_before_quantization(name: str) -> None:
+    model = model_of(name)
+    images = images_of(model, 1)
+    watched = insert_quantizers(model, Bits.parse("w8a8"), MIN_MAX)
+    with torch.no_grad(), weights_in_floating_point(watched), observing(watched):
+        found = watched(images)
+        expected = model(images)
+    assert (found - expected).norm() <= 1e-4 * expected.norm()
+    assert {str(row["operation"]) for row in describe(watched)} >= {f"{n} weight" for n in layers_of(model)}
+
+
+def layers_of(model: nn.Module) -> set[str]:
+    return {product.layer for product in trace(model).products if product.layer and not product.left}
+
+
+@pytest.mark.parametrize("backend", ["minmax", "best"])
+@pytest.mark.parametrize("name", EVERY)
+def test_eight_bits_keep_the_direction_of_the_logits(name: str, backend: str) -> None:
+    model = model_of(name)
+    images = images_of(model, 4)
+    chosen = BACKENDS.get(backend)
+    # Adam's first step has one size whatever the gradient: untrained weights, small as they are, bear but a tiny one
+    few = {"iterations": 1, "views": 0, "learning_rate": 1e-8} if backend == "best" else {}
+    config = type(chosen.default_config("vit_b"))(**few)
+    result = {}
+    for bits in ("w8a8", "w4a4"):
+        context = QuantizationContext(torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            network = chosen.quantize(model, images, Bits.parse(bits), config, context)
+            result[bits] = nn.functional.cosine_similarity(network(images), model(images)).mean().item()
+    assert result["w8a8"] >= 0.98
+    assert -1 <= result["w4a4"] <= 1
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_maps_are_distributions_and_units_hold_every_layer(name: str) -> None:
+    model = model_of(name)
+    units = [unit for unit, _ in reconstruction_units(model)]
+    covered = {layer for layer in layers_of(model) if any(f"{layer}.".startswith(f"{unit}.") for unit in units)}
+    repeated = {layer for layer in layers_of(model) - covered if trace(model).calls[layer] != 0}
+    assert len(repeated) <= 0.1 * len(layers_of(model))
+    try:
+        sites = attention_sites(model)
+    except UsageError as error:
+        assert str(error).endswith(".")
+        assert family_of(model).name in str(error)
+        return
+    images = images_of(model, 2)
+    with torch.no_grad(), attention_maps(sites, 2) as maps:
+        model(images)
+    assert len(maps) == len(sites)
+    for site, found in zip(sites, maps, strict=True):
+        assert found.shape == (2, site.windows, site.heads, site.grid[0] * site.grid[1])
+        total = found.sum(dim=-1)
+        assert (found >= 0).all()
+        assert (total <= 1 + 1e-4).all()
+        assert site.prefix > 0 or (total - 1).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("method", ["noise", "psaq_vit", "spdfq"])
+@pytest.mark.parametrize("name", EVERY)
+def test_synthesis_works_or_is_refused_beforehand(name: str, method: str) -> None:
+    model = model_of(name)
+    channels, height, width = image_shape(model)
+    maker: Any = METHODS.get(method)
+    settings = {"images": 2} | ({} if method == "noise" else {"iterations": 2})
+    config = type(maker.default_config("vit_b"))(**settings)
+    try:
+        maker.check(model, config)
+    except UsageError as error:
+        assert str(error).endswith(".")
+        return
+    space = ImageSpace(height, width, (0.5,) * channels, (0.5,) * channels)
+    classes = model.num_classes
+    made = maker.synthesize(model, config, SynthesisContext(space, classes, torch.Generator().manual_seed(0)))
+    assert made.images.shape == (2, channels, height, width)
+    assert made.images.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["test_vit", "xcit_nano_12_p16_224", "levit_128s", "shvit_s1"])
+def test_watching_leaves_no_trace(name: str) -> None:
+    model = model_of(name)
+    sites, images = attention_sites(model), images_of(model, 1)
+    kinds = [type(module) for module in model.modules()]
+    expected = model(images)
+    readers: list[Callable[[Any], Any]] = [attention_outputs, lambda chosen: attention_maps(chosen, 1)]
+    for reader in readers:
+        with reader(sites):
+            assert torch.allclose(model(images), expected, atol=1e-5)
+        assert [type(module) for module in model.modules()] == kinds
+    assert torch.equal(model(images), expected)
+
+
+def test_operands_make_the_map() -> None:
+    """The softmax of Q K^T, as it is read, is the map that is read."""
+    model = model_of("levit_128s")
+    sites = [site for site in patch_sites(model) if site.grid == (14, 14)][:1]
+    with torch.no_grad(), attention_operands(sites) as operands, attention_maps(sites, 1) as maps:
+        model(images_of(model, 1))
+    [(query, key)], [found] = operands, maps
+    module: Any = sites[0].module
+    scores = query @ key.transpose(-2, -1) * module.scale + module.get_attention_biases(query.device)
+    assert torch.allclose(scores.softmax(dim=-1).mean(dim=-2), found, atol=1e-5)
