@@ -128,7 +128,7 @@ class Products(TorchDispatchMode):
         return any(all(self.few(part[:_SAMPLE]) for part in slices(x, dim)) for dim in range(x.dim()))
 
     def few(self, values: Tensor) -> bool:
-        return int(values.unique().numel()) <= 2**self.bits
+        return values.unique().numel() <= 1 << self.bits
 
 
 def slices(x: Tensor, dim: int) -> Iterator[Tensor]:
