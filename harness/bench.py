@@ -128,7 +128,23 @@ def _print_leaderboard(plan: Plan, results: Path, console: Console) -> None:
 
     for table in leaderboards(find_records(results, [job.key for job in plan.cells])):
         print_table(table, console)
-    console.print(f"Records: {results / 'records'}", highlight=False, soft_wrap=True)
+    _print_places(plan, results, console)
+
+
+def _print_places(plan: Plan, results: Path, console: Console) -> None:
+    """Say where records and images are, which images are whose, and how a page is made."""
+    from harness.plan.labels import labels
+    from harness.record.cache import Cache
+
+    sheets = {key: Cache.of(results, "synthesis").path(key).with_suffix(".png") for key in plan.images}
+    names = labels(plan.images.values())
+    lines = [
+        f"Records: {results / 'records'}",
+        f"Page: python -m harness.leaderboard {results} --format html --out {results}",
+        *(f"Images of {names[key]}: {sheet}" for key, sheet in sheets.items() if sheet.is_file()),
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

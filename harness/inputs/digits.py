@@ -10,9 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
     from torch import nn
 
@@ -27,6 +26,7 @@ def digits_split(train: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
     Returns RGB images uint8 [n, 32, 32, 3] (8x8 grey levels 0..16, upsampled bicubically) and labels int64 [n].
     """
+    import numpy as np
     from PIL import Image
     from sklearn.datasets import load_digits
 

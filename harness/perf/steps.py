@@ -91,8 +91,6 @@ def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.
 
     from harness.inputs.seeds import generator
     from harness.inputs.weights import find_weights, image_space, load_model
-
-    pass
     from harness.trial.meter import metered
     from methods.contracts import SynthesisContext
     from methods.registry import METHODS

@@ -22,12 +22,14 @@ from methods.registry import BACKENDS, METHODS
 class Plan:
     """cells: every cell asked for; recorded: the keys of those that need not be run; jobs: the work, in the
     order it should be started: references, then what has the longest way to the end first; damaged: a sentence
-    for every record of a cell asked for that does not count, whose cell is therefore measured again."""
+    for every record of a cell asked for that does not count, whose cell is therefore measured again; images: the
+    syntheses of all cells by their keys, those made before among them."""
 
     cells: list[CellJob]
     recorded: set[str]
     jobs: list[Job]
     damaged: list[str]
+    images: dict[str, SynthesisJob]
 
 
 def make_plan(requests: list[Request], results: Path) -> Plan:
@@ -47,7 +49,7 @@ def make_plan(requests: list[Request], results: Path) -> Plan:
     first = [job for key, job in references.items() if key in needed[1]]
     rest = _longest_way_first([job for key, job in syntheses.items() if key in needed[0]], left)
     damaged = [problem for job in left if (problem := damage(results, job.key))]
-    return Plan(list(cells.values()), recorded, [*first, *rest], damaged)
+    return Plan(list(cells.values()), recorded, [*first, *rest], damaged, syntheses)
 
 
 def _longest_way_first(syntheses: list[SynthesisJob], cells: list[CellJob]) -> list[Job]:

@@ -27,10 +27,14 @@ _OUTLINE = (255, 64, 64)
 _PANELS = ("attention_prior", "attention_reached")
 
 
-def contact_sheet(entry: ModelEntry, tensors: dict[str, Tensor]) -> bytes:
-    """Return the PNG of a synthesis: `images` [n, C, H, W], and where present `labels` [n, ...], `regions`
-    [r, 4] (image, top, left, side), `attention_prior` and `attention_reached` [n, rows, columns]."""
+def contact_sheet(entry: ModelEntry, tensors: dict[str, Tensor], title: str = "") -> bytes:
+    """Return the PNG of a synthesis, with its title in the file's metadata.
+
+    tensors: `images` [n, C, H, W], and where present `labels` [n, ...], `regions` [r, 4] (image, top, left, side),
+    `attention_prior` and `attention_reached` [n, rows, columns].
+    """
     from PIL import Image, ImageDraw
+    from PIL.PngImagePlugin import PngInfo
 
     panels = [name for name in _PANELS if name in tensors]
     width = (_TILE + _GAP) * (1 + len(panels))
@@ -50,7 +54,9 @@ def contact_sheet(entry: ModelEntry, tensors: dict[str, Tensor]) -> bytes:
         if "labels" in tensors:
             draw.text((left + 2, top + _TILE + 2), names[int(tensors["labels"][index])][:40], fill="black")
     stream = io.BytesIO()
-    sheet.save(stream, format="PNG")
+    about = PngInfo()
+    about.add_text("Title", title)
+    sheet.save(stream, format="PNG", pnginfo=about)
     return stream.getvalue()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -40,9 +40,12 @@ def run_synthesis(job: SynthesisJob, settings: RunSettings, report: StageReport)
     tensors = {"images": images.images, **images.extras}
     if images.targets is not None:
         tensors["targets"] = images.targets
+    settings_used = asdict(job.config)
+    of = {"model": job.subject.entry.name, "method": job.method, "seed": job.seed, "settings": settings_used}
     stage = msgspec.structs.asdict(meter.stage())
-    cache.store(job.key, tensors, {"losses": images.losses, "stage": stage, "run": settings.run})
-    write_atomically(cache.path(job.key).with_suffix(".png"), contact_sheet(job.subject.entry, tensors))
+    cache.store(job.key, tensors, {"of": of, "losses": images.losses, "stage": stage, "run": settings.run})
+    title = f"{job.label()}: {', '.join(f'{name}={value}' for name, value in settings_used.items())}"
+    write_atomically(cache.path(job.key).with_suffix(".png"), contact_sheet(job.subject.entry, tensors, title))
 
 
 def _synthesized(job: SynthesisJob, settings: RunSettings, report: Callable[[int, int], None]) -> SyntheticImages:

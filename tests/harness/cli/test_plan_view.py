@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from harness_kit import run_bench, run_here
+from PIL import Image
 
 from harness import ablation
+from harness.record.cache import Cache
 from harness.search import __main__ as search
 from spdfq.ablation import ROWS
 
@@ -59,3 +61,28 @@ def test_the_estimate_of_a_search_is_of_all_samples(tmp_path: Path) -> None:
     )
     assert count == "2000"
     assert float(whole) == pytest.approx(2000 * float(each), rel=0.06)
+
+
+def test_a_run_ends_by_saying_where_things_are_and_whose_images_are_which(tmp_path: Path) -> None:
+    words = ["--models", "vit_digits", "--bits", "w4a4", "--methods", "noise", "--backends", "minmax", "--limit", "9"]
+    for _ in ("a first run", "one that reuses all"):
+        done = run_bench(tmp_path, *words, "--seeds", "0,1")
+        assert done.code == 0, done.err
+        lines = done.out.splitlines()
+        assert f"Records: {tmp_path / 'records'}" in lines
+        assert f"Page: python -m harness.leaderboard {tmp_path} --format html --out {tmp_path}" in lines
+        sheets = [
+            line.removeprefix(f"Images of vit_digits noise seed {seed}: ") for seed, line in enumerate(lines[-2:])
+        ]
+        assert sorted(map(Path, sheets)) == sorted(tmp_path.rglob("*.png"))
+        for seed, sheet in enumerate(sheets):
+            with Image.open(sheet) as picture:
+                assert picture.info["Title"] == f"vit_digits noise seed {seed}: images=32"
+            entry = Cache.of(tmp_path, "synthesis").load(Path(sheet).stem)
+            assert entry is not None
+            assert entry.about["of"] == {
+                "model": "vit_digits",
+                "method": "noise",
+                "seed": seed,
+                "settings": {"images": 32},
+            }

@@ -14,6 +14,7 @@ from harness.inputs.weights import find_weights, load_model
 from harness.inputs.zoo import ENTRIES
 from harness.perf import __main__ as perf
 from harness.perf import evaluation as evaluation_timer
+from harness.perf import steps
 from harness.perf.evaluation import time_evaluation
 from harness.perf.steps import StepTimer
 from methods.bits import Bits
@@ -58,6 +59,7 @@ def test_the_command_prints_and_writes_one_line_per_model(tmp_path: Path) -> Non
     outcome = run_here(perf.main, words)
     assert outcome.code == 0, outcome.err
     lines = out.read_text().splitlines()
+    assert lines[2] == f"| {' | '.join(steps.COLUMNS)} |"
     names = [line.split("|")[1].strip() for line in lines[4:6]]
     assert names == ["vit_digits spdfq fp32", "swin_digits spdfq fp32"]
     for line in lines[4:6]:
