@@ -18,12 +18,12 @@ faults:
 demo:
 	python -m harness.bench
 
-# Every folder of records gets its leaderboard in three formats; all of them together make one page.
+# Every study gets its leaderboard as Markdown; csv, LaTeX and the page of all are made here too, and stay out of git.
 results:
 	python -m harness.check
-	for records in results/*/records; do \
+	for records in results/*/records.jsonl; do \
 		for format in md csv latex; do \
-			python -m harness.leaderboard $${records%/records} --format $$format --out $${records%/records} || exit 1; \
+			python -m harness.leaderboard $${records%/records.jsonl} --format $$format --out $${records%/records.jsonl} || exit 1; \
 		done; \
 	done
 	python -m harness.leaderboard results/deit_t_8x100 --pairs --format md --out results/deit_t_8x100 \

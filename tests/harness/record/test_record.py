@@ -128,5 +128,5 @@ def test_a_lone_surrogate_is_named_and_its_neighbours_are_counted(tmp_path: Path
 
 
 def test_the_committed_records_are_sound() -> None:
-    folders = [path.parent for path in sorted((ROOT / "results").glob("*/records"))]
+    folders = [path.parent for path in sorted((ROOT / "results").glob("*/records.jsonl"))]
     assert load_records(folders).problems == []
