@@ -30,7 +30,8 @@ _SPECIAL = {
 
 def latex(grids: Sequence[Grid]) -> str:
     """Return grids as tables for a document with `\\usepackage[T1]{fontenc}` and `\\usepackage{booktabs}`."""
-    return "% needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}\n" + "\n".join(map(_table, grids))
+    head = "% needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}\n"
+    return head + "\n".join(_table(grid.printable()) for grid in grids)
 
 
 def _table(grid: Grid) -> str:
