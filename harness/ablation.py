@@ -28,7 +28,7 @@ _EXAMPLES = """examples:
   python -m harness.ablation --model vit_digits --bits w4a4 --seeds 0,1,2,3,4
   python -m harness.ablation --model deit_t --bits w4a4 --weights checkpoints --data imagenet/val \\
       --set spdfq.images=16 --set spdfq.iterations=200 --out ablation.md
-  python -m harness.ablation --results results/deit_t --table-only
+  python -m harness.ablation --results results/deit_t_8x100 --table-only
 """
 
 

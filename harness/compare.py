@@ -63,7 +63,9 @@ def _compare(arguments: argparse.Namespace) -> int:
     if not found:
         raise UsageError(f"{arguments.a} and {arguments.b} have no row with per-image correctness in common.")
     console = Console()
-    print_table(changes_grid(found, arguments), console)
+    told = [change for change in found if change.verdict != "unchanged"]
+    if told:
+        print_table(changes_grid(told, arguments), console)
     counts = [f"{sum(c.verdict == verdict for c in found)} {verdict}" for verdict in VERDICTS]
     console.print(", ".join([*counts, *only]) + ".", highlight=False)
     return 1 if any(change.verdict == "regressed" for change in found) else 0

@@ -49,7 +49,7 @@ examples:
   python -m harness.search --model vit_digits --samples 40 --metric top1,seconds
   python -m harness.search --model vit_digits --search grid --set blockwise.iterations=50 --samples 2000 --plan
   python -m harness.search --model deit_t --metric top1 --search-data imagenet/tune --data imagenet/val
-  python -m harness.search --results results --table-only
+  python -m harness.search --results results/search_vit_digits --table-only
 """
 
 
