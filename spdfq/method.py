@@ -16,6 +16,7 @@ from torch import nn
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.optimisation.loop import optimize_images
 from spdfq.ablation import ROWS
+from spdfq.apa import deep_sites
 from spdfq.config import SPDFQConfig
 from spdfq.defaults import defaults_for
 from spdfq.objective import Objective
