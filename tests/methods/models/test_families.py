@@ -95,6 +95,11 @@ def model_of(name: str) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def space_of(model: nn.Module) -> ImageSpace:
+    channels, height, width = image_shape(model)
+    return ImageSpace(height, width, (0.5,) * channels, (0.5,) * channels)
+
+
 def images_of(model: nn.Module, count: int = 2) -> Tensor:
     return torch.randn((count, *image_shape(model)), generator=torch.Generator().manual_seed(1))
 
@@ -104,7 +109,8 @@ class Products(TorchDispatchMode):
 
     def __init__(self, bits: int) -> None:
         super().__init__()
-        self.bits, self.all, self.integer = bits, 0, 0
+        self.bits: int = bits
+        self.all = self.integer = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         result = function(*arguments, **(options or {}))
@@ -121,14 +127,16 @@ class Products(TorchDispatchMode):
         return result
 
     def gridded(self, x: Tensor) -> bool:
-        """Whether x has at most 2^bits values, as a whole or along one dimension."""
+        """Whether x has at most 2^bits values, as a whole or along one dimension; an image has eight bits."""
+        most = 1 << (8 if x.dim() == 4 and x.shape[1] == 3 else self.bits)
         flat = x.flatten()
-        if self.few(flat[:: max(1, len(flat) // _SAMPLE)]):
+        if few(flat[:: max(1, len(flat) // _SAMPLE)], most):
             return True
-        return any(all(self.few(part[:_SAMPLE]) for part in slices(x, dim)) for dim in range(x.dim()))
+        return any(all(few(part[:_SAMPLE], most) for part in slices(x, dim)) for dim in range(x.dim()))
 
-    def few(self, values: Tensor) -> bool:
-        return values.unique().numel() <= 1 << self.bits
+
+def few(values: Tensor, most: int) -> bool:
+    return len(values.unique()) <= most
 
 
 def slices(x: Tensor, dim: int) -> Iterator[Tensor]:
@@ -144,7 +152,7 @@ def calls(model: nn.Module, images: Tensor, bits: int) -> Products:
 
 
 def quantized(model: nn.Module, images: Tensor, bits: str) -> nn.Module:
-    result = insert_quantizers(model, Bits.parse(bits), MIN_MAX)
+    result = insert_quantizers(model, Bits.parse(bits), MIN_MAX, space_of(model))
     calibrate(result, images)
     fold_weights(result)
     return result
@@ -181,7 +189,7 @@ def model_unfused(model: Any) -> Any:
 def test_the_function_is_timms_before_quantization(name: str) -> None:
     model = model_of(name)
     images = images_of(model, 1)
-    watched = insert_quantizers(model, Bits.parse("w8a8"), MIN_MAX)
+    watched = insert_quantizers(model, Bits.parse("w8a8"), MIN_MAX, space_of(model))
     with torch.no_grad(), weights_in_floating_point(watched), observing(watched):
         found = watched(images)
         expected = model(images)
@@ -204,7 +212,7 @@ def test_eight_bits_keep_the_direction_of_the_logits(name: str, backend: str) ->
     config = type(chosen.default_config("vit_b"))(**few)
     result = {}
     for bits in ("w8a8", "w4a4"):
-        context = QuantizationContext(torch.Generator().manual_seed(0))
+        context = QuantizationContext(torch.Generator().manual_seed(0), space_of(model))
         with torch.no_grad():
             network = chosen.quantize(model, images, Bits.parse(bits), config, context)
             result[bits] = nn.functional.cosine_similarity(network(images), model(images)).mean().item()
@@ -250,9 +258,10 @@ def test_synthesis_works_or_is_refused_beforehand(name: str, method: str) -> Non
     except UsageError as error:
         assert str(error).endswith(".")
         return
-    space = ImageSpace(height, width, (0.5,) * channels, (0.5,) * channels)
     classes = model.num_classes
-    made = maker.synthesize(model, config, SynthesisContext(space, classes, torch.Generator().manual_seed(0)))
+    made = maker.synthesize(
+        model, config, SynthesisContext(space_of(model), classes, torch.Generator().manual_seed(0))
+    )
     assert made.images.shape == (2, channels, height, width)
     assert made.images.isfinite().all()
 
