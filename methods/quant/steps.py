@@ -49,6 +49,8 @@ def learn(
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=learning.iterations)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         best = Best(unit, inputs, objective, kept, parameters)
+        if seen is not None:
+            best.look()  # where no step helps, the start stays
         for step in range(learning.iterations):
             chosen = batch_of(len(inputs), learning.batch, generator, inputs.device, seen)
             loss = objective(unit.forward(inputs[chosen]), chosen)

@@ -114,7 +114,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "batches": {"batch": 2, "iterations": 30},
     "drop": {"drop": 0.25, "iterations": 30},
     "adaround": {"rounding": "adaround", "rounding_rate": 0.1, "iterations": 40},
-    "scales": {"scales": "learned", "scale_rate": 1e-2},
+    "scales": {"scales": "learned", "scale_rate": 1e-3},
     "repq": {"init": "repq", "attention": "log_sqrt2", "learning_rate": 5e-4},
     "erq": {"init": "erq", "attention": "shift_uniform_log2", "learning_rate": 1e-3},
     "feature": {"objective": "feature", "batch": 3, "iterations": 30},

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from methods.backends import blockwise
 from methods.bits import Bits
+from methods.contracts import silent
 from methods.errors import UsageError
+from methods.quant import steps
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import insert_quantizers
 from methods.quant.learning import Learning
 from methods.quant.objectives import LocalObjective
-from methods.quant.reconstruct import kept_back
+from methods.quant.reconstruct import kept_back, reconstruct
 from methods.quant.steps import Best, batch_of
 from methods.quant.targets import Targets, unit_outputs
 
@@ -61,6 +63,28 @@ def prepared(images: Tensor) -> tuple[Any, Any]:
     quantized = insert_quantizers(model, Bits(4, 4), blockwise.RECIPE, WIDE)
     calibrate(quantized, images)
     return model, quantized
+
+
+@pytest.mark.parametrize("rate", [1e-3, 0.1, 10.0])
+def test_no_unit_ends_farther_off_on_images_kept_back_than_it_began(
+    rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On other images, and by the whole network, a rate far too large may do harm all the same."""
+    losses: list[tuple[float, float]] = []
+
+    def spy(unit: Any, inputs: Tensor, objective: Any, kept: Tensor, *rest: Any) -> None:
+        rows = kept.nonzero().flatten()
+        before = float(objective(unit.forward(inputs[rows]), rows))
+        steps.learn(unit, inputs, objective, kept, *rest)
+        losses.append((before, float(objective(unit.forward(inputs[rows]), rows))))
+
+    monkeypatch.setattr("methods.quant.reconstruct.learn", spy)
+    images = noise(8)
+    model, quantized = prepared(images)
+    learning = Learning(iterations=10, learning_rate=rate, held_out=0.25)
+    reconstruct(model, quantized, images, learning, torch.Generator().manual_seed(0), silent)
+    assert len(losses) == 4
+    assert all(after <= before for before, after in losses), losses
 
 
 @pytest.mark.parametrize(("target", "share"), [("unit", 0.0), ("network", 1.0), ("damped", 0.25)])
