@@ -16,7 +16,7 @@ from torch import nn
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.optimisation.loop import optimize_images
 from spdfq.ablation import ROWS
-from spdfq.apa import deep_sites
+from spdfq.apa import check_movable, deep_sites
 from spdfq.config import SPDFQConfig
 from spdfq.defaults import defaults_for
 from spdfq.objective import Objective
@@ -49,9 +49,11 @@ class SPDFQ(Method):
         return SPDFQConfig(**(given.settings() | given.found))
 
     def check(self, model: nn.Module, config: SPDFQConfig) -> None:
-        """Refuse models without attention maps for the priors, unless APA is off."""
+        """Refuse models without attention maps for the priors, or whose priors cannot move, unless APA is off."""
         if config.apa and config.alpha1 > 0:
-            deep_sites(model, config.first_layer)
+            sites = deep_sites(model, config.first_layer)
+            if config.jitter or config.flip:
+                check_movable(sites)
 
     def needs_real_images(self, config: SPDFQConfig) -> bool:
         """Return True only for the ablation that takes its priors from real images."""
