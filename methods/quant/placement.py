@@ -8,6 +8,7 @@ from typing import TypeAlias
 from torch import nn
 
 from methods.bits import FLOAT, Bits
+from methods.contracts import ImageSpace
 from methods.quant.every_tensor import insert_everywhere
 from methods.quant.insert import insert_quantizers, quantized_layers, replace
 from methods.quant.layers import QuantizedLayer
@@ -16,8 +17,9 @@ from methods.quant.recipe import MIN_MAX
 
 Placed: TypeAlias = dict[str, Quantizer]
 """Quantizers by the name of the module they are in a model."""
+_ANY = ImageSpace(1, 1, (0.5,), (0.5,))  # the image's own quantizer is put back like all others, whatever its box
 PLACES: dict[str, Callable[[nn.Module, Bits], nn.Module]] = {
-    "products": lambda model, bits: insert_quantizers(model, bits, MIN_MAX),
+    "products": lambda model, bits: insert_quantizers(model, bits, MIN_MAX, _ANY),
     "every tensor": lambda model, bits: insert_everywhere(model, bits, MIN_MAX.weights, MIN_MAX.activations),
 }
 PLAIN = ("products", Bits(FLOAT, FLOAT))

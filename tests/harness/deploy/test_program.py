@@ -17,7 +17,7 @@ from harness.deploy.graph import DEQUANTIZE, QUANTIZE
 from harness.deploy.program import quantized_program
 from methods import BACKENDS
 from methods.bits import Bits
-from methods.contracts import QuantizationContext
+from methods.contracts import ImageSpace, QuantizationContext
 from methods.errors import UsageError
 from methods.quant.lower import Lowered, lowered, with_uniform_grids
 from methods.quant.quantizers.base import IntegerGrid
@@ -26,6 +26,8 @@ STEP = 1.1
 """A tie that rounds the other way moves a value by one step; a logit of these models by at most this share of its
 distance from floating point."""
 
+SPACE = ImageSpace(16, 16, (0.5,) * 3, (0.5,) * 3)
+
 
 def images(count: int = 4) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -33,7 +35,7 @@ def images(count: int = 4) -> Tensor:
 
 def quantized(model: nn.Module, backend: str = "minmax", bits: str = "w8a8") -> nn.Module:
     quantizer = BACKENDS.get(backend)
-    context = QuantizationContext(torch.Generator().manual_seed(0))
+    context = QuantizationContext(torch.Generator().manual_seed(0), SPACE)
     return quantizer.quantize(model, images(), Bits.parse(bits), quantizer.config_class(), context)
 
 

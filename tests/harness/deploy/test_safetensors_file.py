@@ -15,10 +15,12 @@ from harness.deploy.packing import pack, unpack
 from harness.deploy.safetensors_file import decoded, encoded
 from methods import BACKENDS
 from methods.bits import Bits
-from methods.contracts import QuantizationContext
+from methods.contracts import ImageSpace, QuantizationContext
 from methods.errors import UsageError
 
 MODELS: dict[str, Any] = {"vit": tiny_vit, "swin": tiny_swin}
+
+SPACE = ImageSpace(16, 16, (0.5,) * 3, (0.5,) * 3)
 
 
 def images(count: int = 4) -> Tensor:
@@ -28,7 +30,7 @@ def images(count: int = 4) -> Tensor:
 def quantized(model: nn.Module, backend: str, bits: Bits, **settings: Any) -> nn.Module:
     quantizer = BACKENDS.get(backend)
     config = quantizer.config_class(**settings)
-    return quantizer.quantize(model, images(), bits, config, QuantizationContext(torch.Generator().manual_seed(0)))
+    return quantizer.quantize(model, images(), bits, config, QuantizationContext(torch.Generator().manual_seed(0), SPACE))
 
 
 @pytest.mark.parametrize("name", MODELS)
