@@ -83,13 +83,15 @@ def quantize(
     images: what `synthesize` made, a normalized tensor [n, C, H, W], or a loader of such batches (or of pairs with
     labels); bits: `w4a4` and the like; settings: of the backend, by name. Raises UsageError for what does not work.
     """
+    from harness.inputs.model_info import space_of
+
     plugins.load()
     quantizer = BACKENDS.get(backend)
     config = _configured(quantizer, model, settings)
     frozen = _frozen(model)
     calibration = _as_tensor(images).to(next(frozen.parameters()).device)
     with progress_bar(backend, progress) as report:
-        context = QuantizationContext(generator(seed, "quantization"), report)
+        context = QuantizationContext(generator(seed, "quantization"), space_of(model), report)
         return quantizer.quantize(frozen, calibration, Bits.parse(bits), config, context)
 
 
