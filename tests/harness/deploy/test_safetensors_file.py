@@ -30,7 +30,9 @@ def images(count: int = 4) -> Tensor:
 def quantized(model: nn.Module, backend: str, bits: Bits, **settings: Any) -> nn.Module:
     quantizer = BACKENDS.get(backend)
     config = quantizer.config_class(**settings)
-    return quantizer.quantize(model, images(), bits, config, QuantizationContext(torch.Generator().manual_seed(0), SPACE))
+    return quantizer.quantize(
+        model, images(), bits, config, QuantizationContext(torch.Generator().manual_seed(0), SPACE)
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
