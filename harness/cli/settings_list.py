@@ -60,7 +60,26 @@ def meanings_of(config: type) -> dict[str, str]:
     found: dict[str, str] = {}
     for kind in filter(is_dataclass, reversed(config.__mro__)):
         names = [part.name for part in fields(kind)]
-        found |= _in_paragraph(inspect.getdoc(kind) or "", names) | _below_fields(kind)
+        found |= _above_fields(kind) | _in_paragraph(inspect.getdoc(kind) or "", names) | _below_fields(kind)
+    return found
+
+
+def _above_fields(kind: type) -> dict[str, str]:
+    """Return the comments that stand above the fields of a class, each said of all fields up to the next."""
+    try:
+        lines = inspect.getsource(kind).splitlines()
+    except (OSError, TypeError):
+        return {}
+    found: dict[str, str] = {}
+    comment, ended = "", True
+    for line in map(str.strip, lines):
+        if line.startswith("# "):
+            comment, ended = (line[2:] if ended else f"{comment} {line[2:]}"), False
+        elif field := re.match(r"(\w+): ", line):
+            ended = True
+            found |= {field[1]: comment} if comment else {}
+        else:
+            comment, ended = "", True
     return found
 
 
