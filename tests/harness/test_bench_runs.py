@@ -137,7 +137,7 @@ def test_fp32_cells_are_the_model_itself(run: tuple[Path, Outcome]) -> None:
             assert record["metrics"]["kl"] > 1e-6
             assert len(record["quantized_ops"]) > 40
             bits = int(cell[3][1])
-            assert {operation["bits"] for operation in record["quantized_ops"]} == {bits}
+            assert {operation["bits"] for operation in record["quantized_ops"]} == {bits, 8}  # 8: the image
 
 
 def test_images_come_from_the_named_stream_and_are_shared(run: tuple[Path, Outcome]) -> None:

@@ -108,7 +108,7 @@ def test_costs_stand_in_records_and_tables(run: tuple[Outcome, Path], tmp_path: 
     [label] = [bits for bits in costs if "+" in bits]
     assert costs["w32a32"]["size_bytes"] == 4 * 308_042
     assert costs["w32a32"]["bitops"] == 1024 * costs["w4a4"]["macs"]
-    assert costs["w4a4"]["bitops"] == 16 * costs["w4a4"]["macs"]
+    assert costs["w4a4"]["bitops"] == 16 * costs["w4a4"]["macs"] + 16 * 64 * 48 * 64  # the image at 8 bits
     assert costs["w4a4"]["bitops"] < costs[label]["bitops"] < 64 * costs["w4a4"]["macs"]
     assert costs["w4a4"]["size_bytes"] < costs[label]["size_bytes"] < 308_042
     assert run_here(check.main, [str(results)]).code == 0

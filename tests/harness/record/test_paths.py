@@ -12,10 +12,12 @@ from harness.record.files import check_writable, read_regular, user_path
 from harness.record.toml import parse_toml, read_toml
 from methods.errors import UsageError
 
+HOME = Path("/", "home", "somebody")
+
 
 def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert user_path("~/x") == Path("/home/somebody/x")
+    monkeypatch.setenv("HOME", str(HOME))
+    assert user_path("~/x") == HOME / "x"
     assert user_path("a/~") == Path("a/~")
 
 
