@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+from msgspec.structs import replace
 
 from harness.deploy.runtimes import RUNTIMES, Images, Run, installed
+from harness.record.record import Latency, Ran
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Batches: TypeAlias = Callable[[], Iterable[Images]]
-"""Yields normalized images [n, C, H, W], batch by batch, from the first again at every call."""
+Evaluated: TypeAlias = "Callable[[Run], Tensor]"
+"""Gives the logits [n, classes] of a run on all images."""
 LATENCIES = ((1, 1), (1, 2), (8, 1), (8, 2))
 """Batch and threads of the latencies that are measured."""
 _SECONDS, _FEWEST = 2.0, 5
 
 
-def compared(logits: Tensor, simulated: Tensor, labels: list[int] | None) -> dict[str, float | None]:
+def compared(logits: Tensor, simulated: Tensor, labels: list[int] | None) -> Ran:
     """Compare logits [n, classes] with the simulated model's.
 
     Returns top-1 (None without labels) and the share of equal answers in percent, and the largest difference of a
@@ -31,42 +33,38 @@ def compared(logits: Tensor, simulated: Tensor, labels: list[int] | None) -> dic
     import torch
 
     answers = logits.argmax(1)
-    return {
-        "top1": None if labels is None else 100 * float((answers == torch.tensor(labels)).double().mean()),
-        "agreement": 100 * float((answers == simulated.argmax(1)).double().mean()),
-        "largest_difference": float((logits - simulated).abs().max()),
-    }
+    return Ran(
+        top1=None if labels is None else 100 * float((answers == torch.tensor(labels)).double().mean()),
+        agreement=100 * float((answers == simulated.argmax(1)).double().mean()),
+        largest_difference=float((logits - simulated).abs().max()),
+    )
 
 
 def measured(
-    content: bytes, plain: bytes, batches: Batches, simulated: Tensor, labels: list[int] | None
-) -> dict[str, dict[str, Any]]:
+    content: bytes, plain: bytes, evaluated: Evaluated, simulated: Tensor, labels: list[int] | None, image: Images
+) -> dict[str, Ran]:
     """Run an ONNX file on every runtime that is installed, and time it beside the FP32 file `plain`.
 
-    simulated, labels: logits [n, classes] and classes of the images that `batches` yields.
+    simulated, labels: logits [n, classes] and classes of the images `evaluated` runs on; image: one of them.
     """
-    import torch
-
     results = {}
     for name, release in installed().items():
-        run = RUNTIMES[name](content, len(os.sched_getaffinity(0)), None)
-        logits = torch.from_numpy(np.concatenate([run(images) for images in batches()]))
-        image = next(iter(batches()))[:1]
+        logits = evaluated(RUNTIMES[name](content, os.cpu_count() or 1, None))
         times = latencies((content, plain), image, RUNTIMES[name])
-        results[name] = {"version": release, **compared(logits, simulated, labels), "latencies": times}
+        results[name] = replace(compared(logits, simulated, labels), version=release, latencies=times)
     return results
 
 
 def latencies(
     files: tuple[bytes, bytes], image: Images, opened: Callable[[bytes, int, int | None], Run]
-) -> list[dict[str, float]]:
+) -> tuple[Latency, ...]:
     """Return the median milliseconds of a quantized and an FP32 file, taking turns, for every batch and threads."""
     rows = []
     for batch, threads in LATENCIES:
         runs = [opened(file, threads, batch) for file in files]
         quantized, plain = medians(runs, np.repeat(image, batch, axis=0))
-        rows.append({"batch": batch, "threads": threads, "ms": quantized, "fp32_ms": plain})
-    return rows
+        rows.append(Latency(batch, threads, quantized, plain))
+    return tuple(rows)
 
 
 def medians(runs: Sequence[Run], images: Images) -> list[float]:

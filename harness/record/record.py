@@ -188,6 +188,49 @@ class Record(Struct, frozen=True, kw_only=True, tag_field="status", omit_default
         return synthesis_key(self.cell, self.identity)
 
 
+class Latency(Struct, frozen=True):
+    """How long one pass takes, the quantized and the FP32 file in turns on one runtime."""
+
+    # Images at once.
+    batch: Count
+    # Threads of the runtime.
+    threads: Count
+    # Median milliseconds of the quantized file.
+    ms: Cost
+    # Median milliseconds of the FP32 file.
+    fp32_ms: Cost
+
+
+class Ran(Struct, frozen=True, omit_defaults=True):
+    """What an exported file did on one runtime."""
+
+    # Share of right answers in percent; null without labels.
+    top1: Percent | None
+    # Share of images on which it answers as the simulated model does, in percent.
+    agreement: Percent
+    # Largest difference of a logit from the simulated model's.
+    largest_difference: Cost
+    # Version of the runtime; empty for torch, which the record names among the libraries.
+    version: str = ""
+    # Measured times; none where the file is not made for speed.
+    latencies: tuple[Latency, ...] = ()
+
+
+class Deployed(Struct, frozen=True, omit_defaults=True):
+    """The quantized model as a file, run where it was written."""
+
+    # Size of the file.
+    bytes: Count
+    # Whether uniform quantizers took the place of others that the format cannot say.
+    uniform: bool
+    # Top-1 in percent of the simulated model the file was made of; null without labels.
+    simulated_top1: Percent | None
+    # What it did, by runtime.
+    runtimes: dict[str, Ran]
+    # Size of the FP32 file of the same format; absent where none was made.
+    fp32_bytes: Count | None = None
+
+
 class Finished(Record, frozen=True, kw_only=True, tag="ok", omit_defaults=True):
     """The record of a cell that was measured."""
 
@@ -207,6 +250,8 @@ class Finished(Record, frozen=True, kw_only=True, tag="ok", omit_defaults=True):
     costs: Costs | None = None
     # Mixed precision alone: the bits of every layer.
     layer_bits: LayerBits | None = None
+    # Exported files, by format; absent where none was made.
+    deployed: dict[str, Deployed] | None = None
     # Nothing went wrong.
     error: None
 

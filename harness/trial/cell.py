@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,25 +22,23 @@ from harness.trial.evaluate import logits_of, metrics
 from harness.trial.finite import require_finite
 from harness.trial.meter import metered
 from harness.trial.reference import StageReport, device_of, model_of, reference_logits
-from methods.contracts import QuantizationContext
+from methods.contracts import QuantizationContext, Report
 from methods.quant.operations import costs, describe
 from methods.registry import BACKENDS
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 def run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
     """Quantize on the synthesis' images, evaluate, and write the record."""
     device, entry = device_of(settings), job.subject.entry
-    synthesis = _require(Cache.of(settings.results, "synthesis").load(job.synthesis), job)
+    synthesis = synthesis_of(job, settings)
     model = model_of(job.subject, settings)
     images = synthesis.tensors["images"]
     report("quantize", 0, 1)
     with metered(device) as quantizing:
-        context = QuantizationContext(
-            generator(job.cell.seed, "quantization"), image_space(entry), partial(report, "quantize")
-        )
-        quantized = BACKENDS.get(job.cell.backend).quantize(
-            model, images.to(device), job.bits, job.backend_config, context
-        )
+        quantized = quantized_model(job, settings, images, partial(report, "quantize"))
     report("evaluate", 0, 1)
     with metered(device) as evaluating:
         logits = logits_of(quantized, job.data, entry, device, partial(report, "evaluate"))
@@ -66,8 +65,16 @@ def run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
     write_record(settings.results, record)
 
 
-def _require(synthesis: Entry | None, job: CellJob) -> Entry:
-    """Return the synthesis; raises RuntimeError when it vanished or was damaged since it was made."""
+def quantized_model(job: CellJob, settings: RunSettings, images: Tensor, report: Report) -> nn.Module:
+    """Return the cell's model, quantized on the images [n, C, H, W] of its synthesis."""
+    context = QuantizationContext(generator(job.cell.seed, "quantization"), image_space(job.subject.entry), report)
+    model, calibration = model_of(job.subject, settings), images.to(device_of(settings))
+    return BACKENDS.get(job.cell.backend).quantize(model, calibration, job.bits, job.backend_config, context)
+
+
+def synthesis_of(job: CellJob, settings: RunSettings) -> Entry:
+    """Return the cell's synthesis; raises RuntimeError when it vanished or was damaged since it was made."""
+    synthesis = Cache.of(settings.results, "synthesis").load(job.synthesis)
     if synthesis is None:
         raise RuntimeError(f"The synthesis {job.synthesis[:12]} was damaged after it was made; run again.")
     return synthesis
