@@ -1,0 +1,80 @@
+"""The export command: files of every format, run where they were written; records that say what they did."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness_kit import Outcome, run_here
+
+import harness as dfq
+from harness import export
+from harness.deploy import measure
+
+CELL = ["--method", "noise", "--limit", "20", "--executor", "local", "--device", "cpu", "--set", "noise.images=4"]
+
+
+def run_export(folder: Path, *words: str) -> Outcome:
+    return run_here(export.main, [*CELL, "--results", str(folder), "--out", str(folder / "out"), *words])
+
+
+def deployed(folder: Path) -> Any:
+    [path] = (folder / "records").glob("*.json")
+    return json.loads(path.read_bytes())["deployed"]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_SECONDS", 0.01)
+    monkeypatch.setattr(measure, "LATENCIES", ((2, 1),))
+
+
+@pytest.mark.parametrize("model", ["vit_digits", "swin_digits"])
+def test_an_onnx_file_is_run_and_timed(tmp_path: Path, quick: None, model: str) -> None:
+    onnx, _ = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    assert run_export(tmp_path, "--model", model).code == 0
+    path = tmp_path / "out" / f"{model}-minmax-w8a8.onnx"
+    found = deployed(tmp_path)["onnx"]
+    assert found["bytes"] == path.stat().st_size < 0.5 * found["fp32_bytes"]
+    ran = found["runtimes"]["onnxruntime"]
+    assert abs(ran["top1"] - found["simulated_top1"]) <= 5  # one image of twenty
+    [latency] = ran["latencies"]
+    assert (latency["batch"], latency["threads"]) == (2, 1)
+    assert latency["ms"] > 0 and latency["fp32_ms"] > 0
+    told = {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
+    assert told["cell"]["model"] == model
+    assert told["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
+
+
+def test_a_safetensors_file_answers_bit_for_bit(tmp_path: Path) -> None:
+    assert run_export(tmp_path, "--format", "safetensors", "--bits", "w4a4", "--backend", "repq").code == 0
+    ran = deployed(tmp_path)["safetensors"]["runtimes"]["torch"]
+    assert (ran["agreement"], ran["largest_difference"]) == (100.0, 0.0)
+    loaded: Any = dfq.load(tmp_path / "out" / "vit_digits-repq-w4a4.safetensors")
+    assert loaded.num_classes == 10
+
+
+def test_another_format_joins_the_record(tmp_path: Path) -> None:
+    for kind in ("safetensors", "torch"):
+        assert run_export(tmp_path, "--format", kind).code == 0
+    found = deployed(tmp_path)
+    assert set(found) == {"safetensors", "torch"}
+    assert found["torch"]["runtimes"]["torch"]["agreement"] >= 95
+
+
+def test_what_no_graph_can_say_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    outcome = run_export(tmp_path, "--backend", "repq", "--format", "torch")
+    assert outcome.code == 2
+    assert outcome.err.startswith("6 quantizers of this model are not uniform")
+    assert not (tmp_path / "out").exists()
+    assert run_export(tmp_path, "--backend", "repq", "--format", "torch", "--uniform").code == 0
+    assert deployed(tmp_path)["torch"]["uniform"]
+
+
+def test_an_export_is_of_one_cell(tmp_path: Path) -> None:
+    for words in (["--model", "vit_digits,swin_digits"], ["--seeds", "0,1"]):
+        outcome = run_export(tmp_path, *words)
+        assert outcome.code == 2
+        assert outcome.err.startswith("An export")
