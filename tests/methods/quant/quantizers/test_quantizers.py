@@ -96,8 +96,8 @@ def test_every_value_goes_to_the_nearest_code_around_it(
     for value, found in zip(x, quantizer(x), strict=True):
         around = torch.stack(
             [
-                grid[grid <= value + slack].max() if (grid <= value + slack).any() else grid[0],
-                grid[grid >= value - slack].min() if (grid >= value - slack).any() else grid[-1],
+                grid[grid <= value].max() if (grid <= value).any() else grid[0],
+                grid[grid >= value].min() if (grid >= value).any() else grid[-1],
             ]
         )
         assert around[0] - slack <= found <= around[1] + slack
