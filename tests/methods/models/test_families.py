@@ -101,7 +101,9 @@ def space_of(model: nn.Module) -> ImageSpace:
 
 
 def images_of(model: nn.Module, count: int = 2) -> Tensor:
-    return torch.randn((count, *image_shape(model)), generator=torch.Generator().manual_seed(1))
+    """Images of pixels in [0, 1], as all images are: what lies beyond that box is clipped."""
+    drawn = torch.rand((count, *image_shape(model)), generator=torch.Generator().manual_seed(1))
+    return drawn * 2 - 1
 
 
 class Products(TorchDispatchMode):
@@ -216,8 +218,7 @@ def test_eight_bits_keep_the_direction_of_the_logits(name: str, backend: str) ->
         with torch.no_grad():
             network = chosen.quantize(model, images, Bits.parse(bits), config, context)
             result[bits] = nn.functional.cosine_similarity(network(images), model(images)).mean().item()
-    # edgenext divides its cross-covariance by norms that random weights leave near zero (inferred)
-    assert result["w8a8"] >= (0.9 if name.startswith("edgenext") else 0.98)
+    assert result["w8a8"] >= 0.98
     assert -1 <= result["w4a4"] <= 1
 
 
