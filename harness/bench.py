@@ -22,6 +22,7 @@ from harness.cli.options import (
     command_parser,
     taken,
 )
+from methods.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +78,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--list", choices=("methods", "backends", "models", "settings"), help="show what there is, and run nothing"
     )
+    what.add_argument(
+        "--all", action="store_true", help="with --list models: every checkpoint of timm that can be named, too"
+    )
     add_data_options(result)
     add_run_options(result)
     return result
@@ -96,8 +100,10 @@ def _bench(runs: list[argparse.Namespace]) -> int:
     from harness.plan.plan import make_plan
 
     console, first = Console(), runs[0]
+    if first.all and first.list != "models":
+        raise UsageError("--all goes with --list models.")
     if first.list:
-        _list(first.list, taken(Inputs, first), console)
+        _list("all models" if first.all else first.list, taken(Inputs, first), console)
         return 0
     asked = [(Matrix.of(vars(run)), taken(Inputs, run)) for run in runs]
     requests = read_requests(asked)

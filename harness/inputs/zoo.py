@@ -2,8 +2,8 @@
 
 Bare timm names do not mean the checkpoints the papers used, so every entry names `arch.tag`. Transforms
 are the papers' (DeiT at crop 0.875, ViT and Swin at 0.9, bicubic); expected top-1 is FP32 on the 50,000
-ImageNet validation images as the papers give it (vit_t: timm's own table). Other timm models of the ViT,
-DeiT and Swin families go by their full name, with timm's own transform and no expected accuracy.
+ImageNet validation images as the papers give it (vit_t: timm's own table). Other timm models of known
+families (`methods.models.family`) go by their full name, with timm's own transform and no expected accuracy.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
+IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ModelEntry:
     size: int = 224
     interpolation: str = "bicubic"
     task: str = "imagenet"
-    classes: int = 1000
+    classes: int = IMAGENET_CLASSES
     build: Callable[[], nn.Module] | None = None
 
 
@@ -103,7 +104,7 @@ def _timm_entry(name: str) -> ModelEntry:
     if cfg is None:
         raise unknown_name("model", name, ENTRIES)
     family_named(name)
-    if cfg.num_classes != 1000:
+    if cfg.num_classes != IMAGENET_CLASSES:
         raise UsageError(f"{name} has {cfg.num_classes} classes; only ImageNet-1k classifiers can be measured.")
     tag = f"{arch}.{cfg.tag}" if cfg.tag else arch
     return ModelEntry(
