@@ -29,7 +29,6 @@ class Paired:
     difference: float
     only_a: int
     only_b: int
-    images: int
     by_seed: dict[int, float]
     p: float
 
@@ -48,7 +47,6 @@ def paired(a: Mapping[int, Hits], b: Mapping[int, Hits]) -> Paired | None:
         difference=100 * float(gaps.sum()) / gaps.size,
         only_a=int((gaps > 0).sum()),
         only_b=int((gaps < 0).sum()),
-        images=count,
         by_seed={seed: 100 * float(gap.sum()) / count for seed, gap in zip(seeds, gaps, strict=True)},
         p=sign_flip_p(gaps.sum(0)),
     )

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.study import Study
 
-SEARCHES = ("optuna", "random", "grid")
 History: TypeAlias = Sequence[tuple[Settings, tuple[float, ...] | None]]
 """The points tried and what they gave, more being better; None for one that failed."""
 _OPTUNA_SEEDS = 2**32

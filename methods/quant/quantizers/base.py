@@ -1,8 +1,7 @@
 """What every fake quantizer is: a module that rounds its input to a grid of codes and maps it straight back.
 
 Simulated quantization: the arithmetic stays in floating point, only the values lie on the grid. Gradients
-pass straight through inside the range and are zero outside it. The quantizers themselves are in `uniform`,
-`twin_uniform` and `logarithmic`.
+pass straight through inside the range and are zero outside it. The quantizers are the files beside this one.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from methods.quant.quantizers.logarithmic import Log2Quantizer, LogSqrt2Quantize
 from methods.quant.quantizers.ranges import ACTIVATION_PERCENTILES, MinMaxRange, PercentileRange
 from methods.quant.quantizers.shift_uniform_log2 import ShiftUniformLog2Quantizer
 from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
-from methods.quant.twin_uniform import TwinUniformQuantizer
 
 Make = Callable[[int], Quantizer]
 SIGNED: dict[str, Make] = {
@@ -25,16 +24,14 @@ SIGNED: dict[str, Make] = {
     "symmetric": lambda bits: UniformQuantizer(bits, MinMaxRange(), symmetric=True),
     "percentile": lambda bits: UniformQuantizer(bits, PercentileRange(ACTIVATION_PERCENTILES)),
     "offset": lambda bits: OffsetQuantizer(bits, MinMaxRange()),
-    "signed twin": lambda bits: TwinUniformQuantizer(bits, signed=True),
 }
 SHARES: dict[str, Make] = {
     "log2": lambda bits: Log2Quantizer(bits, MinMaxRange()),
     "log-sqrt2": lambda bits: LogSqrt2Quantizer(bits, MinMaxRange()),
     "shift-uniform-log2": lambda bits: ShiftUniformLog2Quantizer(bits, MinMaxRange()),
-    "twin": TwinUniformQuantizer,
 }
 ALL = SIGNED | SHARES
-KEEPS_ZERO = ("asymmetric", "symmetric", "percentile", "signed twin", "log-sqrt2", "twin")
+KEEPS_ZERO = ("asymmetric", "symmetric", "percentile", "log-sqrt2")
 CODES = {"symmetric": (-8, 7), "log-sqrt2": (0, 16)}
 PROPERTY = settings(deadline=None, max_examples=25, derandomize=True)
 BITS = st.integers(2, 8)
@@ -169,11 +166,9 @@ def test_descriptions_name_grid_granularity_and_search() -> None:
         "symmetric": "uniform symmetric per tensor, min-max",
         "percentile": "uniform asymmetric per tensor, percentile by MSE",
         "offset": "uniform offset per tensor, min-max",
-        "signed twin": "twin-uniform signed per tensor",
         "log2": "log2 per tensor, min-max",
         "log-sqrt2": "log-sqrt2 per tensor, min-max",
         "shift-uniform-log2": "shift-uniform-log2 per tensor, min-max",
-        "twin": "twin-uniform non-negative per tensor",
     }
     assert UniformQuantizer(4, MinMaxRange(), 0).describe() == "uniform asymmetric per channel, min-max"
     assert OffsetQuantizer(4, MinMaxRange(), -1).describe() == "uniform offset per channel, min-max"
