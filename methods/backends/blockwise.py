@@ -30,7 +30,8 @@ from methods.optimisation.views import with_views
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import fold_weights, insert_quantizers
 from methods.quant.layers import QuantizedLayer
-from methods.quant.learning import Learning, check_choices
+from methods.quant.learning.reconstruct import reconstruct
+from methods.quant.learning.settings import Learning, check_choices
 from methods.quant.quantizers.logarithmic import Log2Quantizer, LogSqrt2Quantizer
 from methods.quant.quantizers.ranges import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, PercentileRange
 from methods.quant.quantizers.shift_uniform_log2 import ShiftUniformLog2Quantizer
@@ -38,7 +39,6 @@ from methods.quant.quantizers.shifted_log import ShiftedLogQuantizer
 from methods.quant.quantizers.tail_log import TailLogQuantizer
 from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.recipe import Maker, Recipe
-from methods.quant.reconstruct import reconstruct
 
 SEARCH = PercentileRange(ACTIVATION_PERCENTILES)
 RECIPE = Recipe(

@@ -23,11 +23,11 @@ from methods.contracts import Backend, QuantizationContext, Report
 from methods.errors import UsageError
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import fold_weights, insert_quantizers, quantized_layers
-from methods.quant.learning import Learning
+from methods.quant.learning.reconstruct import reconstruct
+from methods.quant.learning.settings import Learning
 from methods.quant.quantizers.ranges import WEIGHT_PERCENTILES, PercentileRange
 from methods.quant.quantizers.shift_uniform_log2 import ShiftUniformLog2Quantizer
 from methods.quant.quantizers.uniform import UniformQuantizer
-from methods.quant.reconstruct import reconstruct
 from methods.quant.reparameterize import reparameterize
 
 RECIPE = replace(

@@ -21,11 +21,11 @@ from methods.bits import Bits
 from methods.contracts import QuantizationContext, silent
 from methods.errors import UsageError
 from methods.models.architecture import reconstruction_units
-from methods.quant import reconstruct, steps
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import fold_weights, insert_quantizers
 from methods.quant.layers import QuantizedLayer
-from methods.quant.objectives import Objective
+from methods.quant.learning import reconstruct, steps
+from methods.quant.learning.objectives import Objective
 
 W4A4 = Bits(4, 4)
 LEARNING = BlockwiseConfig(iterations=20, learning_rate=2e-3)

@@ -19,9 +19,9 @@ from methods.errors import UsageError
 from methods.models.trace import trace
 from methods.quant.calibrate import calibrate, observing
 from methods.quant.insert import insert_quantizers, quantized_layers
+from methods.quant.learning.reconstruct import reconstruct
 from methods.quant.operations import describe
 from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
-from methods.quant.reconstruct import reconstruct
 from methods.quant.reparameterize import reparameterize
 
 W4A4 = Bits(4, 4)

@@ -17,7 +17,7 @@ from methods.contracts import QuantizationContext
 from methods.errors import UsageError
 from methods.optimisation.views import with_views
 from methods.quant.insert import fold_weights
-from methods.quant.reconstruct import reconstruct
+from methods.quant.learning.reconstruct import reconstruct
 
 W4A4 = Bits(4, 4)
 

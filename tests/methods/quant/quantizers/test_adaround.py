@@ -11,7 +11,7 @@ from tiny_models import double
 from torch import Tensor, nn
 
 from methods.quant.layers import QuantizedLayer
-from methods.quant.learned_parts import learned_rounding
+from methods.quant.learning.learned_parts import learned_rounding
 from methods.quant.quantizers.adaround import AdaRoundQuantizer, beta
 from methods.quant.quantizers.ranges import PercentileRange
 from methods.quant.quantizers.uniform import UniformQuantizer

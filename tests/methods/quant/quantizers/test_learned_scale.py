@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from methods.quant.learned_parts import learned_scales
+from methods.quant.learning.learned_parts import learned_scales
 from methods.quant.quantizers.learned_scale import LearnedScaleQuantizer
 from methods.quant.quantizers.ranges import ACTIVATION_PERCENTILES, PercentileRange
 from methods.quant.quantizers.shifted_log import GELU_SHIFT, ShiftedLogQuantizer

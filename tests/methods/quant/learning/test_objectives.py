@@ -15,7 +15,7 @@ from torch import Tensor
 
 from methods.models.architecture import reconstruction_units
 from methods.models.rest import Rest
-from methods.quant.objectives import (
+from methods.quant.learning.objectives import (
     FeatureObjective,
     LocalObjective,
     Objective,
@@ -23,7 +23,7 @@ from methods.quant.objectives import (
     divergence_gradient,
     sensitivity,
 )
-from methods.quant.targets import unit_outputs
+from methods.quant.learning.targets import unit_outputs
 
 UNIT = "blocks.0"
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.models.architecture import reconstruction_units
-from methods.quant.learning import Learning
+from methods.quant.learning.settings import Learning
 
 
 class Targets:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from methods.quant.insert import activation_quantizers, quantized_layers
 from methods.quant.layers import QuantizedLayer
-from methods.quant.learned_parts import dropping, learnable, learned_rounding, learned_scales
-from methods.quant.learning import Learning
-from methods.quant.objectives import Objective
+from methods.quant.learning.learned_parts import dropping, learnable, learned_rounding, learned_scales
+from methods.quant.learning.objectives import Objective
+from methods.quant.learning.settings import Learning
 from methods.quant.quantizers.adaround import AdaRoundQuantizer, beta
 
 _TRIALS = 10

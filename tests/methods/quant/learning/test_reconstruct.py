@@ -19,12 +19,12 @@ from methods.contracts import QuantizationContext, silent
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import activation_quantizers, insert_quantizers, quantized_layers
 from methods.quant.layers import QuantizedLayer
-from methods.quant.learned_parts import drawn, dropping
-from methods.quant.learning import Learning
+from methods.quant.learning.learned_parts import drawn, dropping
+from methods.quant.learning.reconstruct import reconstruct
+from methods.quant.learning.settings import Learning
 from methods.quant.quantizers.adaround import AdaRoundQuantizer
 from methods.quant.quantizers.ranges import MinMaxRange
 from methods.quant.quantizers.uniform import UniformQuantizer
-from methods.quant.reconstruct import reconstruct
 
 W4A4 = Bits(4, 4)
 

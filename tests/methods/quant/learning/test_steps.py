@@ -13,14 +13,14 @@ from methods.backends import blockwise
 from methods.bits import Bits
 from methods.contracts import silent
 from methods.errors import UsageError
-from methods.quant import steps
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import insert_quantizers
-from methods.quant.learning import Learning
-from methods.quant.objectives import LocalObjective
-from methods.quant.reconstruct import kept_back, reconstruct
-from methods.quant.steps import Best, batch_of
-from methods.quant.targets import Targets, unit_outputs
+from methods.quant.learning import steps
+from methods.quant.learning.objectives import LocalObjective
+from methods.quant.learning.reconstruct import kept_back, reconstruct
+from methods.quant.learning.settings import Learning
+from methods.quant.learning.steps import Best, batch_of
+from methods.quant.learning.targets import Targets, unit_outputs
 
 
 def test_an_image_is_kept_back_with_all_its_crops() -> None:
@@ -78,7 +78,7 @@ def test_no_unit_ends_farther_off_on_images_kept_back_than_it_began(
         steps.learn(unit, inputs, objective, kept, *rest)
         losses.append((before, float(objective(unit.forward(inputs[rows]), rows))))
 
-    monkeypatch.setattr("methods.quant.reconstruct.learn", spy)
+    monkeypatch.setattr("methods.quant.learning.reconstruct.learn", spy)
     images = noise(8)
     model, quantized = prepared(images)
     learning = Learning(iterations=10, learning_rate=rate, held_out=0.25)

@@ -2,7 +2,7 @@
 
 One pass through the quantized network. A hook before each unit catches what comes in from the units learned so
 far, learns the unit on it, and lets the pass go on through the learned unit. What is learned of a unit, and how, is
-`Learning`; towards what, `Targets` and `objectives`; the steps themselves are in `methods.quant.steps`.
+`Learning`; towards what, `Targets` and `objectives`; the steps themselves are in `methods.quant.learning.steps`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from methods.contracts import Report
 from methods.models.calls import aside
 from methods.models.rest import Rest
-from methods.quant.compensate import compensate
-from methods.quant.learning import Learning
-from methods.quant.objectives import FeatureObjective, LocalObjective, Objective, SensitivityObjective
-from methods.quant.steps import learn
-from methods.quant.targets import Targets
+from methods.quant.learning.compensate import compensate
+from methods.quant.learning.objectives import FeatureObjective, LocalObjective, Objective, SensitivityObjective
+from methods.quant.learning.settings import Learning
+from methods.quant.learning.steps import learn
+from methods.quant.learning.targets import Targets
 
 
 def reconstruct(

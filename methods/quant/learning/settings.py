@@ -42,18 +42,18 @@ class Learning:
     target: str = "network"
     """What a unit learns to put out. `network`: what it does in the floating-point network, so that it makes up for
     the errors of those before it (SPDFQ); `unit`: what the floating-point unit makes of the same input; `damped`: a
-    mixture of both (`methods.quant.targets`)."""
+    mixture of both (`methods.quant.learning.targets`)."""
     damping: float = 0.25
     """Share of the network's output in the `damped` target (GPTAQ: 0.25)."""
     objective: str = "local"
-    """The distance from the target (`methods.quant.objectives`). `local`: squared, of the unit's output; `feature`:
-    and of the penultimate feature that it leads to (GLF-Q); `sensitivity`: and weighted by what it does to the logits
-    (LS-ViT)."""
+    """The distance from the target (`methods.quant.learning.objectives`). `local`: squared, of the unit's output;
+    `feature`: and of the penultimate feature that it leads to (GLF-Q); `sensitivity`: and weighted by what it does to
+    the logits (LS-ViT)."""
     local_weight: float = 2.0
     """Weight of the local distance beside the other two (GLF-Q: 2)."""
     affine: bool = False
     """Whether layers that add to a residual stream are scaled and shifted per channel when their unit is learned
-    (QwT-v2, `methods.quant.compensate`)."""
+    (QwT-v2, `methods.quant.learning.compensate`)."""
     held_out: float = 0.0
     """Share of the images that are kept back, with all crops of them; every tenth of the steps the unit is tried on
     them, and in the end it is what did best there. 0: it is what the last step leaves."""

@@ -12,9 +12,9 @@ from tiny_models import WIDE, double, noise, tiny_swin, tiny_vit
 from methods.backends import blockwise
 from methods.bits import Bits
 from methods.quant.calibrate import calibrate
-from methods.quant.compensate import affine_fit, compensate, scale_outputs
 from methods.quant.insert import insert_quantizers
-from methods.quant.targets import unit_outputs
+from methods.quant.learning.compensate import affine_fit, compensate, scale_outputs
+from methods.quant.learning.targets import unit_outputs
 
 
 def test_gain_and_shift_are_those_of_least_squares() -> None:
