@@ -136,7 +136,7 @@ def _checked(job: CellJob, kind: Format, content: bytes, model: nn.Module, image
     labels = open_images(job.data).labels
 
     def logits(run: nn.Module) -> Tensor:
-        return logits_of(run, job.data, job.subject.entry, torch.device("cpu"), lambda done, total: None)
+        return logits_of(run, job.data, job.subject.entry, torch.device("cpu"), lambda *_: None)
 
     def evaluated(run: Run) -> Tensor:
         return logits(_Module(run))

@@ -89,9 +89,9 @@ class ProgressTable:
                 escape(printable(self._labels[job.key])), total=None, stage="starting"
             )
 
-    def progressed(self, job: Job, stage: str, done: int, total: int) -> None:
-        """Move a job's bar."""
-        self._progress.update(self._tasks[job.key], stage=stage, completed=done, total=total)
+    def progressed(self, job: Job, stage: str, done: int, total: int, seen: str) -> None:
+        """Move a job's bar, and show the result so far."""
+        self._progress.update(self._tasks[job.key], stage=f"{stage} {seen}".strip(), completed=done, total=total)
 
     def finished(self, job: Job, error: str | None) -> None:
         """Take a job's line away; keep its error."""

@@ -70,8 +70,8 @@ class _Alarm:
         if self.rings:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def _heard(self, stage: str, done: int, total: int) -> None:
-        self.report(stage, done, total)
+    def _heard(self, stage: str, done: int, total: int, seen: str = "") -> None:
+        self.report(stage, done, total, seen)
         if self.seconds is None:
             return
         if stage != self.stage:

@@ -135,7 +135,7 @@ class Relay(Unsaved, TrialProgressCallback):  # type: ignore[misc]
         elif "stage" in result and mine is not None:
             if result["stage"] != mine.stage:
                 mine.stage, mine.since = result["stage"], time.monotonic()
-            self.listener.progressed(mine.job, result["stage"], result["step"], result["steps"])
+            self.listener.progressed(mine.job, *(result[name] for name in ("stage", "step", "steps", "seen")))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Print nothing: the searcher hears of it."""

@@ -84,12 +84,13 @@ def _trainable(jobs: list[Job], settings: RunSettings, run: Runner) -> Callable[
 
         last, current = time.monotonic(), ""
 
-        def report(stage: str, done: int, total: int) -> None:
+        def report(stage: str, done: int, total: int, seen: str = "") -> None:
             nonlocal last, current
             timed = settings.timeout is not None and stage != current  # the driver must know when a stage began
             if timed or time.monotonic() - last >= _REPORT_SECONDS:
                 last, current = time.monotonic(), stage
-                tune.report({"stage": stage, "step": done, "steps": total})  # "done" is a word of Tune's own
+                about = {"stage": stage, "step": done, "steps": total, "seen": seen}  # "done" is a word of Tune's own
+                tune.report(about)
 
         assigned = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
         here = replace(settings, device=settings.device if assigned else "cpu", threads=config["cpus"])

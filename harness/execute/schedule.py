@@ -70,8 +70,8 @@ class Listener(Protocol):
     def started(self, job: Job) -> None:
         """A job begins."""
 
-    def progressed(self, job: Job, stage: str, done: int, total: int) -> None:
-        """A stage of a job has got so far."""
+    def progressed(self, job: Job, stage: str, done: int, total: int, seen: str) -> None:
+        """A stage of a job has got so far; seen: the result so far in words, or nothing."""
 
     def finished(self, job: Job, error: str | None) -> None:
         """A job has ended; error says why when it failed."""

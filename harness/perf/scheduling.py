@@ -36,7 +36,7 @@ class _Clock:
     def started(self, job: Job) -> None:
         self.times.append(time.monotonic())
 
-    def progressed(self, job: Job, stage: str, done: int, total: int) -> None:
+    def progressed(self, job: Job, stage: str, done: int, total: int, seen: str) -> None:
         """Take no note."""
 
     def finished(self, job: Job, error: str | None) -> None:

@@ -126,7 +126,7 @@ class _Errors:
     def started(self, job: Job) -> None:
         """Hear that a job begins."""
 
-    def progressed(self, job: Job, stage: str, done: int, total: int) -> None:
+    def progressed(self, job: Job, stage: str, done: int, total: int, seen: str) -> None:
         """Hear how far a job is."""
 
     def finished(self, job: Job, error: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.inputs.image_sets import DataSource, load_pixels, open_images
 from harness.inputs.zoo import ModelEntry
@@ -12,6 +12,9 @@ from harness.inputs.zoo import ModelEntry
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""Hears how many images of how many are done, and the accuracy so far in words ("" without labels)."""
 
 # On CPUs, activations of more images leave the cache and cost a third more; results are the same bit for bit.
 BATCH = {"cpu": 16, "cuda": 64}
@@ -22,7 +25,7 @@ def logits_of(
     source: DataSource,
     entry: ModelEntry,
     device: torch.device,
-    report: Callable[[int, int], None],
+    report: Progress,
 ) -> Tensor:
     """Return the logits [n, classes], float32 on the CPU, of a model on every image of a set.
 
@@ -42,21 +45,44 @@ def _logits(
     source: DataSource,
     entry: ModelEntry,
     device: torch.device,
-    report: Callable[[int, int], None],
+    report: Progress,
 ) -> Tensor:
     import torch
 
     from harness.inputs.weights import image_space
 
-    space, count = image_space(entry), len(open_images(source))
+    images = open_images(source)
+    space, count, running = image_space(entry), len(images), Running(images.labels)
     parts = []
     with torch.inference_mode():
         for start in range(0, count, batch_size):
             indices = range(start, min(start + batch_size, count))
             pixels = load_pixels(source, entry, indices).to(device)
             parts.append(model(space.normalize(pixels)).float().cpu())
-            report(indices.stop, count)
+            running.add(parts[-1])
+            report(indices.stop, count, str(running))
     return torch.cat(parts)
+
+
+class Running:
+    """Top-1 of the images so far, in their order: what can be seen of an evaluation before it ends."""
+
+    def __init__(self, labels: list[int] | None) -> None:
+        self.labels, self.done, self.hits = labels, 0, 0
+
+    def add(self, logits: Tensor) -> None:
+        """Count the right ones of the next images' logits [n, classes]."""
+        if self.labels is not None:
+            found = predictions(logits).tolist()
+            self.hits += sum(map(int.__eq__, found, self.labels[self.done : self.done + len(found)]))
+        self.done += len(logits)
+
+    def __str__(self) -> str:
+        """Return such as "71.2 ± 1.5 %": top-1 and its binomial standard error."""
+        if self.labels is None or not self.done:
+            return ""
+        share = self.hits / self.done
+        return f"{100 * share:.1f} ± {100 * math.sqrt(share * (1 - share) / self.done):.1f} %"
 
 
 def metrics(logits: Tensor, reference: Tensor, labels: list[int] | None) -> tuple[dict[str, Any], list[bool] | None]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 from harness.inputs.image_sets import DataSource, ImageSet, open_images
 from harness.inputs.weights import shared_model
 from harness.inputs.zoo import ModelEntry
 from harness.plan.jobs import ReferenceJob, RunSettings, Subject
 from harness.record.cache import Cache
-from harness.trial.evaluate import logits_of, metrics
+from harness.trial.evaluate import Progress, logits_of, metrics
 from harness.trial.finite import require_finite
 from methods.errors import UsageError
 
@@ -20,7 +19,13 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-StageReport: TypeAlias = Callable[[str, int, int], None]
+class StageReport(Protocol):
+    """Who hears how far a job is."""
+
+    def __call__(self, stage: str, done: int, total: int, seen: str = "") -> None:
+        """Hear that a stage has got so far; seen: the result so far in words, such as "71.2 ± 1.5 %"."""
+
+
 GATE_POINTS = 15.0
 _GATE_SHARE = 0.2
 _LEAST_SPREAD = 0.01
@@ -79,14 +84,12 @@ def _depend_on_the_image(logits: Tensor) -> bool:
     return bool(between > _LEAST_SPREAD * within)
 
 
-def reference_logits(
-    subject: Subject, data: DataSource, key: str, settings: RunSettings, report: Callable[[int, int], None]
-) -> Tensor:
+def reference_logits(subject: Subject, data: DataSource, key: str, settings: RunSettings, report: Progress) -> Tensor:
     """Return the FP32 logits, from the cache or computed and cached; raises NonFinite unless all are numbers."""
     cache = Cache.of(settings.results, "reference")
     entry = cache.load(key)
     if entry is None:
-        report(0, 1)
+        report(0, 1, "")
         logits = logits_of(model_of(subject, settings), data, subject.entry, device_of(settings), report)
     else:
         logits = entry.tensors["logits"]

@@ -27,7 +27,7 @@ def fp32_top1(limit: int | None) -> tuple[float, int]:
     entry = ENTRIES["deit_t"]
     source = checked(DataSource(str(DATA), limit), skip_bad=False)
     model = load_model(entry, find_weights(entry, WEIGHTS))
-    logits = logits_of(model, source, entry, torch.device("cpu"), lambda done, total: None)
+    logits = logits_of(model, source, entry, torch.device("cpu"), lambda *_: None)
     found, _ = metrics(logits, logits, open_images(source).labels)
     return found["top1"], found["n"]
 

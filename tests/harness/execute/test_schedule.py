@@ -23,7 +23,7 @@ class Ears:
     def started(self, job: Job) -> None:
         pass
 
-    def progressed(self, job: Job, stage: str, done: int, total: int) -> None:
+    def progressed(self, job: Job, stage: str, done: int, total: int, seen: str) -> None:
         pass
 
     def finished(self, job: Job, error: str | None) -> None:

@@ -11,7 +11,7 @@ from harness.inputs.digits import digits_split
 from harness.inputs.image_sets import DataSource
 from harness.inputs.weights import find_weights, load_model
 from harness.inputs.zoo import ENTRIES
-from harness.trial.evaluate import logits_of, metrics, predictions
+from harness.trial.evaluate import Running, logits_of, metrics, predictions
 
 
 def test_accuracies_by_hand() -> None:
@@ -84,8 +84,8 @@ def test_what_is_no_number_is_never_right() -> None:
 def test_logits_are_those_of_a_plain_pass_in_order() -> None:
     entry, source = ENTRIES["vit_digits"], DataSource("digits", limit=150)
     model = load_model(entry, find_weights(entry, None))
-    steps: list[tuple[int, int]] = []
-    found = logits_of(model, source, entry, torch.device("cpu"), lambda done, total: steps.append((done, total)))
+    steps: list[tuple[int, int, str]] = []
+    found = logits_of(model, source, entry, torch.device("cpu"), lambda *step: steps.append(step))
     images, labels = digits_split(train=False)
     from harness.inputs.image_sets import limited
 
@@ -94,4 +94,13 @@ def test_logits_are_those_of_a_plain_pass_in_order() -> None:
         expected = model(torch.from_numpy(images[chosen]).permute(0, 3, 1, 2).float() / 127.5 - 1)
     assert torch.allclose(found, expected, atol=1e-4)
     assert (found.dtype, found.shape) == (torch.float32, (150, 10))
-    assert steps == [(done, 150) for done in (*range(16, 145, 16), 150)]
+    assert [step[:2] for step in steps] == [(done, 150) for done in (*range(16, 145, 16), 150)]
+    for done, _, seen in steps:
+        part, _ = metrics(found[:done], found[:done], labels[chosen][:done].tolist())
+        assert seen == f"{part['top1']:.1f} ± {part['stderr']:.1f} %"
+
+
+def test_without_labels_nothing_can_be_seen_before_the_end() -> None:
+    running = Running(None)
+    running.add(torch.eye(3))
+    assert str(running) == ""
