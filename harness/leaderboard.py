@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from harness.cli.command import run_command
 from harness.cli.options import command_parser, path
 from harness.record.files import check_writable, write_atomically
 from harness.record.folders import folders_with_records, load_finished
+from harness.report.formats import FORMATS
 from methods.errors import UsageError
 
 if TYPE_CHECKING:
     from harness.report.layout import Layout
-    from harness.report.tables import Table
-    from harness.report.text_table import Grid
+    from harness.report.report import Report
 
-
-_Text: TypeAlias = "Callable[[], str]"
-FILES = {"md": "leaderboard.md", "csv": "leaderboard.csv", "latex": "leaderboard.tex", "html": "index.html"}
-
-
+_ALL = "all"
 _EXAMPLES = """examples:
   python -m harness.leaderboard
   python -m harness.leaderboard results/digits results/deit_t
@@ -65,10 +60,9 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--reported", type=path, metavar="FOLDER", help="reported figures (default: results/reported)")
     how = result.add_argument_group("how to show it")
-    how.add_argument("--format", choices=("console", *FILES, "all"), default="console")
-    how.add_argument(
-        "--out", type=path, help="folder to write leaderboard.md, .csv, .tex and index.html (or pairs.*) into"
-    )
+    names = FORMATS.names()
+    how.add_argument("--format", choices=(*names, _ALL), default=names[0])
+    how.add_argument("--out", type=path, help="folder to write files into (default: print)")
     return result
 
 
@@ -79,31 +73,39 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from harness.report.report import Report
+    from harness.report.reported import FOLDER, load_reported
     from harness.report.tables import leaderboards
 
-    _check(arguments)
+    if arguments.out is not None:
+        check_writable(arguments.out)
+    if arguments.reported is not None and not arguments.reported.is_dir():
+        raise UsageError(f"There is no folder {arguments.reported} of reported figures.")
     folders = arguments.results or folders_with_records(Path("results"))
-    records = load_finished(folders)
-    tables = leaderboards(records, _layout(arguments))
-    texts = _pair_texts(tables) if arguments.pairs else _board_texts(tables, arguments.reported, folders)
-    for name in [*texts] if arguments.format == "all" else [arguments.format]:
-        if name in FILES and arguments.out is not None:
-            file = "pairs." + FILES[name].partition(".")[2] if arguments.pairs else FILES[name]
-            write_atomically(arguments.out / file, texts[name]().encode())
-        else:
-            print(texts[name](), end="")
+    tables = leaderboards(load_finished(folders), _layout(arguments))
+    report = Report(tables, load_reported(arguments.reported or FOLDER), folders, arguments.pairs)
+    _write(_files(arguments.format, report), arguments.out)
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    if arguments.out is not None:
-        check_writable(arguments.out)
-    elif arguments.format == "all":
-        raise UsageError("--format all writes files; say where with --out.")
-    if arguments.pairs and arguments.format == "html":
-        raise UsageError("--pairs has no page of its own; the page of --format html holds the pairs.")
-    if arguments.reported is not None and not arguments.reported.is_dir():
-        raise UsageError(f"There is no folder {arguments.reported} of reported figures.")
+def _files(name: str, report: Report) -> dict[str, str | bytes]:
+    """Return the files of a format, or of all of them, by path."""
+    if name != _ALL:
+        return FORMATS.get(name).files(report)
+    formats = [FORMATS.get(each) for each in FORMATS.names()]
+    return {path: content for each in formats if each.in_all for path, content in each.files(report).items()}
+
+
+def _write(files: dict[str, str | bytes], out: Path | None) -> None:
+    """Write files under a folder, or print the only text where no folder was named."""
+    if out is not None:
+        for path, content in files.items():
+            write_atomically(out / path, content.encode() if isinstance(content, str) else content)
+        return
+    texts = [content for content in files.values() if isinstance(content, str)]
+    if len(files) > 1 or not texts:
+        raise UsageError(f"This format writes {', '.join(islice(files, 3))}; say where with --out.")
+    print(texts[0], end="")
 
 
 def _layout(arguments: argparse.Namespace) -> Layout:
@@ -113,49 +115,6 @@ def _layout(arguments: argparse.Namespace) -> Layout:
         tuple(filter(None, map(str.strip, text.split(",")))) for text in (arguments.rows, arguments.columns)
     )
     return Layout(rows, columns, arguments.metric, tuple(arguments.filter))
-
-
-def _board_texts(tables: Sequence[Table], reported: Path | None, folders: Sequence[Path]) -> dict[str, _Text]:
-    """Return what makes each format of the leaderboards, with what others report for their rows after them."""
-    from harness.report.reported import FOLDER, load_reported, reported_grid
-
-    figures = load_reported(reported or FOLDER)
-    beside = [grid for table in tables if (grid := reported_grid(table, figures))]
-
-    def html() -> str:
-        from harness.report.formats.html import page
-
-        return page(tables, beside, folders)
-
-    def lines() -> str:
-        from harness.report.formats.csv import csv
-
-        return csv([line for table in tables for line in table.lines()])
-
-    return {**_grid_texts([*(table.grid() for table in tables), *beside]), "csv": lines, "html": html}
-
-
-def _pair_texts(tables: Sequence[Table]) -> dict[str, _Text]:
-    from harness.report.pairs import pair_grids
-
-    grids = [grid for table in tables for grid in pair_grids(table)]
-    if not grids:
-        raise UsageError("There are no two rows with per-image correctness under the same seed in one column.")
-    return _grid_texts(grids)
-
-
-def _grid_texts(grids: Sequence[Grid]) -> dict[str, _Text]:
-    from harness.report.formats.console import console
-    from harness.report.formats.csv import grid_csv
-    from harness.report.formats.latex import latex
-    from harness.report.formats.markdown import markdown
-
-    return {
-        "console": partial(console, grids),
-        "md": partial(markdown, grids),
-        "csv": partial(grid_csv, grids),
-        "latex": partial(latex, grids),
-    }
 
 
 if __name__ == "__main__":

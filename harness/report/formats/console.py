@@ -12,6 +12,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 
+from harness.report.formats import Format
+from harness.report.report import Report
 from harness.report.tables import Table
 from harness.report.text_table import Grid, Word
 
@@ -82,6 +84,16 @@ def _print_part(grid: Grid, columns: list[int], number: str, last: bool, console
     for row in grid.body:
         drawn.add_row(*(_rich(row[place]) for place in (*range(grid.labels), *columns)))
     console.print(drawn)
+
+
+class ConsoleFormat(Format):
+    """Tables for a terminal, or plain text where there is none."""
+
+    in_all = False
+
+    def files(self, report: Report) -> dict[str, str | bytes]:
+        """Return the tables as one text."""
+        return {f"{report.stem}.txt": console(report.grids())}
 
 
 def console(grids: Sequence[Grid]) -> str:

@@ -6,9 +6,21 @@ import csv as csv_module
 import io
 from collections.abc import Sequence
 
+from harness.report.formats import Format
 from harness.report.measurements import Measurement
+from harness.report.report import Report
 from harness.report.text_table import Grid
 from methods.text import printable
+
+
+class CsvFormat(Format):
+    """A line per measurement; of pairs, a line per pair."""
+
+    def files(self, report: Report) -> dict[str, str | bytes]:
+        """Return the lines as one text."""
+        if report.pairs:
+            return {f"{report.stem}.csv": grid_csv(report.grids())}
+        return {f"{report.stem}.csv": csv([line for table in report.tables for line in table.lines()])}
 
 
 def csv(lines: Sequence[Measurement]) -> str:

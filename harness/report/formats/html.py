@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.record.parse import Operations
-from harness.report.formats import plots
+from harness.report.formats import Format, plots
 from harness.report.formats.plots import Plot, Point
 from harness.report.measurements import Measurement, megabytes
 from harness.report.pairs import pair_grids
+from harness.report.report import Report
 from harness.report.syntheses import Synthesis, find_synthesis
 from harness.report.tables import Table, Value
 from harness.report.text_table import Grid
@@ -66,6 +67,16 @@ class Board:
     pairs: list[Grid]
     plots: list[Plot]
     series: list[str]
+
+
+class HtmlFormat(Format):
+    """One page that needs nothing else."""
+
+    def files(self, report: Report) -> dict[str, str | bytes]:
+        """Return the page."""
+        if report.pairs:
+            raise UsageError("--pairs has no page of its own; the page of --format html holds the pairs.")
+        return {"index.html": page(report.tables, report.reported, report.folders)}
 
 
 def _shown(value: object) -> object:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.report.formats import Format
+from harness.report.report import Report
 from harness.report.text_table import Grid, Word
 
 _SPECIAL = {
@@ -26,6 +28,14 @@ _SPECIAL = {
     "‡": r"\textdaggerdbl{}",
     "×": r"$\times$",
 }
+
+
+class LatexFormat(Format):
+    """Tables for a paper."""
+
+    def files(self, report: Report) -> dict[str, str | bytes]:
+        """Return the tables as one text."""
+        return {f"{report.stem}.tex": latex(report.grids())}
 
 
 def latex(grids: Sequence[Grid]) -> str:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.report.formats import Format
+from harness.report.report import Report
 from harness.report.text_table import Grid, Word
+
+
+class MarkdownFormat(Format):
+    """Tables as GitHub renders them."""
+
+    def files(self, report: Report) -> dict[str, str | bytes]:
+        """Return the tables as one text."""
+        return {f"{report.stem}.md": markdown(report.grids())}
 
 
 def markdown(grids: Sequence[Grid]) -> str:
