@@ -8,7 +8,7 @@ are; a checksum covers header and tensors. Nothing is ever unpickled.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from harness.deploy import packing
@@ -46,7 +46,7 @@ def encoded(model: nn.Module, about: dict[str, str], architecture: Architecture 
     header = {
         "architecture": asdict(architecture or architecture_of(model)),
         "places": places,
-        "bits": {"default": bits.default, "layers": bits.patterns, "name": bits.name},
+        "bits": {"default": bits.default, "layers": bits.layers, "name": bits.name},
         "quantizers": {name: _settings(name, quantizer) for name, quantizer in quantizers.items()},
         "weights": shapes,
         "about": about,
@@ -110,11 +110,11 @@ def _filled(plain: nn.Module, header: dict[str, Any], tensors: dict[str, Tensor]
     bits = header["bits"]
     layers = tuple((pattern, Bits.parse(text)) for pattern, text in bits["layers"])
     default = Bits.parse(bits["default"])
+    widths = Bits(default.weights, default.activations, layers, bits["name"], default.number_format)
     quantizers: Placed = {}
     for name, settings in header["quantizers"].items():
         numbers = {key.rpartition(".")[2]: t for key, t in tensors.items() if key.rpartition(".")[0] == name}
         quantizers[name] = stored.restored(settings, numbers)
-    widths = replace(default, layers=layers, name=bits["name"])
     quantized = place(plain, header["places"], widths, quantizers).eval()
     for name, layer in quantized_layers(quantized):
         if layer.weights is not None:

@@ -63,10 +63,10 @@ def _sleeper(number: int, seconds: float) -> CellJob:
     from methods.bits import Bits
 
     [entry, *_] = ENTRIES.values()
-    cell = Cell(entry.name, "", "", "w4a4", number, {"name": "", "n": 0, "sha256": ""})
+    cell = Cell(entry.name, "", "", Bits(4, 4), number, {"name": "", "n": 0, "sha256": ""})
     subject = Subject(entry, Weights(None, ""))
     data, identity = DataSource(DIGITS), Identity(0, 0, "")
-    return CellJob(str(number), cell, identity, subject, data, None, None, Bits(4, 4), "", "", False, seconds)
+    return CellJob(str(number), cell, identity, subject, data, None, None, "", "", False, seconds)
 
 
 def occupied(count: int, seconds: float, workers: int, gpus: int) -> float:

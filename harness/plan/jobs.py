@@ -76,8 +76,7 @@ class SynthesisJob:
 
 @dataclass(frozen=True)
 class CellJob:
-    """A cell with all that is needed to run it; `cached`: whether its synthesis was there when it was planned; `bits`:
-    what the cell's own field names, per layer where they are mixed."""
+    """A cell with all that is needed to run it; `cached`: whether its synthesis was there when it was planned."""
 
     key: str
     cell: Cell
@@ -86,7 +85,6 @@ class CellJob:
     data: DataSource
     method_config: Any
     backend_config: Any
-    bits: Bits
     synthesis: str
     reference: str
     cached: bool

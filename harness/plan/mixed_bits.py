@@ -15,19 +15,17 @@ the file's name and the start of a checksum over default and patterns.
 from __future__ import annotations
 
 import difflib
-import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from harness.record.files import user_path
+from harness.record.record import LayerBits
 from harness.record.toml import read_toml
 from methods.bits import Bits
 from methods.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from torch import nn
-
-_LONGEST = 40
 
 
 def read_bits(word: str) -> Bits:
@@ -47,8 +45,7 @@ def read_bits(word: str) -> Bits:
         raise UsageError(f'{word} needs default = "w4a4", and a table [layers] of names and bits.')
     base = Bits.parse(default)
     own = tuple((pattern, _bits(word, pattern, text)) for pattern, text in layers.items())
-    name = re.sub(r"\W", "_", path.stem, flags=re.ASCII)[:_LONGEST]
-    return Bits(base.weights, base.activations, own, name, base.format)
+    return Bits(base.weights, base.activations, own, path.stem, base.number_format)
 
 
 def _bits(word: str, pattern: str, text: Any) -> Bits:
@@ -71,9 +68,8 @@ def check_layers(bits: Bits, model: str, network: nn.Module) -> None:
             raise UsageError(f"{pattern!r} in {bits.name}.toml decides nothing on {model}: later patterns do.")
 
 
-def recorded_bits(bits: Bits, network: nn.Module) -> dict[str, Any]:
+def recorded_bits(bits: Bits, network: nn.Module) -> LayerBits:
     """Return what a record holds of mixed precision: default, patterns, and the bits of every layer they lead to."""
     from methods.models.architecture import layer_names
 
-    table = {name: bits.of(name).default for name in layer_names(network)}
-    return {"default": bits.default, "patterns": bits.patterns, "layers": table}
+    return LayerBits(bits.default, bits.layers, {name: bits.of(name) for name in layer_names(network)})

@@ -98,7 +98,7 @@ def _cells(request: Request, subject: Subject, method: str, seed: int) -> Iterat
             quantizer, name, request.overrides
         )
         data = open_images(request.data[task]).identity()
-        yield Cell(name, method, backend, str(bits), seed, data, changed, calibration), identity
+        yield Cell(name, method, backend, bits, seed, data, changed, calibration), identity
 
 
 def _prerequisites(
@@ -140,7 +140,6 @@ def _cell_job(
         data=request.data[subject.entry.task],
         method_config=synthesis.config,
         backend_config=config,
-        bits=next(bits for bits in request.bits if str(bits) == cell.bits),
         synthesis=synthesis.key,
         reference=synthesis.reference,
         cached=cached,

@@ -12,14 +12,22 @@ from typing import Annotated, TypeAlias, TypedDict
 from msgspec import Meta
 
 from harness.record.files import hash_key
-from methods.bits import FORMATS
+from methods.bits import PATTERN, Bits
+from methods.text import shortened
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1)]
 Sha256: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Count: TypeAlias = Annotated[int, Meta(ge=1)]
 Setting: TypeAlias = str | int | float | bool
+BitsWord: TypeAlias = Annotated[Bits, Meta(extra_json_schema={"type": "string", "pattern": PATTERN})]
 
-PLAIN_BITS = f"(w[0-9]{{1,3}}a[0-9]{{1,3}}|{'|'.join(FORMATS)})"
+
+def read_word(kind: type, word: object) -> Bits:
+    """Return the bits of a word as records have it, the one type msgspec asks us about; raises ValueError."""
+    bits = Bits.parse(str(word))
+    if kind is not Bits or bits != word:
+        raise ValueError(f"{shortened(str(word))!r} is not as bits are written")
+    return bits
 
 
 class ImageIdentity(TypedDict):
@@ -45,7 +53,7 @@ class Cell:
     backend: Name
     # w4a4: 4-bit weights, 4-bit activations; mxfp4: a number format; mixed precision: the default, "+", what it is
     # called, "-", and the start of the sha256 of default and patterns.
-    bits: Annotated[str, Meta(pattern=f"^{PLAIN_BITS}(\\+[A-Za-z0-9_]{{1,40}}-[0-9a-f]{{8}})?$")]
+    bits: BitsWord
     # What all randomness of the cell is derived from.
     seed: Annotated[int, Meta(ge=0)]
     # The images evaluated on.

@@ -8,6 +8,7 @@ from functools import lru_cache
 import msgspec
 from msgspec import Raw
 
+from harness.record.cells import read_word
 from harness.record.record import Failed, Finished, Operation, Record
 from harness.record.seal import is_intact
 from harness.record.validation import problem
@@ -19,7 +20,7 @@ _LONGEST = 200
 _Text = msgspec.defstruct(
     "_Text", [("quantized_ops", Raw)], bases=(Finished,), frozen=True, kw_only=True, tag_field="status", tag="ok"
 )
-_records = msgspec.json.Decoder(_Text | Failed)
+_records = msgspec.json.Decoder(_Text | Failed, dec_hook=read_word)
 _operations = msgspec.json.Decoder(Operations)
 
 

@@ -11,13 +11,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
-from harness.record.cells import PLAIN_BITS, Cell, Count, Identity, Name, Sha256, cell_key, synthesis_key
+from harness.record.cells import BitsWord, Cell, Count, Identity, Name, Sha256, cell_key, synthesis_key
 
 SCHEMA: Literal[1] = 1
 
 Percent: TypeAlias = Annotated[float, Meta(ge=0, le=100)]
 Cost: TypeAlias = Annotated[float, Meta(ge=0)]
-PlainBits: TypeAlias = Annotated[str, Meta(pattern=f"^{PLAIN_BITS}$")]
 
 
 class Config(Struct, frozen=True):
@@ -143,11 +142,11 @@ class LayerBits(Struct, frozen=True):
     """Mixed precision."""
 
     # The bits of what no pattern fits.
-    default: PlainBits
+    default: BitsWord
     # Pairs of a pattern and bits; the last one that fits a layer counts.
-    patterns: Annotated[tuple[tuple[str, PlainBits], ...], Meta(min_length=1)]
+    patterns: Annotated[tuple[tuple[str, BitsWord], ...], Meta(min_length=1)]
     # The bits they give every layer and attention module.
-    layers: dict[str, PlainBits]
+    layers: dict[str, BitsWord]
 
 
 class Record(Struct, frozen=True, kw_only=True, tag_field="status", omit_defaults=True):

@@ -41,7 +41,7 @@ def write_record(results: Path, record: Record) -> None:
 
 def fields(record: Record) -> dict[str, object]:
     """Return what is written of a record: all of it but the seal."""
-    found: dict[str, object] = msgspec.to_builtins(record)
+    found: dict[str, object] = msgspec.to_builtins(record, enc_hook=str)
     found.pop("sha256", None)
     return found
 

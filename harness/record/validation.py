@@ -12,7 +12,6 @@ from datetime import datetime
 
 from harness.record import correctness
 from harness.record.record import Costs, Finished, Metrics, Provenance, Record
-from methods.bits import digest, widths
 
 _PERCENTAGES = ("top1", "top5", "fp32_top1", "agreement")
 _FLOAT = 32
@@ -82,13 +81,12 @@ def _bits_problem(record: Finished) -> str | None:
 
 def _mixed_problem(record: Finished) -> str | None:
     """Say that the table of mixed bits is not the one the cell's bits name, or None."""
-    default, plus, label = record.cell.bits.partition("+")
-    table = record.layer_bits
-    if not plus:
+    bits, table = record.cell.bits, record.layer_bits
+    if not bits.name:
         return None if table is None else "has bits per layer that its cell does not name"
-    if table is None or table.default != default:
+    if table is None or table.default != bits.default:
         return "lacks the bits per layer that its cell names"
-    if digest(default, table.patterns) != label.rpartition("-")[2]:
+    if not bits.fits(table.default, table.patterns):
         return "has other bits per layer than its cell names"
     return None
 
@@ -96,7 +94,7 @@ def _mixed_problem(record: Finished) -> str | None:
 def _costs_problem(record: Finished, costs: Costs) -> str | None:
     """Say that size or bit operations cannot be those of the cell's bits, or None."""
     parameters = record.weights.parameters
-    least = _LEAST if record.layer_bits else min(widths(record.cell.bits))
+    least = _LEAST if record.layer_bits else min(record.cell.bits.weights, record.cell.bits.activations)
     if not least**2 * costs.macs <= costs.bitops <= _FLOAT**2 * costs.macs:
         return "has bit operations that its products cannot take"
     if parameters is not None and 8 * costs.size_bytes < least * parameters:

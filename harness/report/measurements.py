@@ -14,7 +14,7 @@ from harness.record import correctness
 from harness.record.cells import ImageIdentity
 from harness.record.record import Finished, Record, Stages
 from harness.report.statistics import Hits
-from methods.bits import widths
+from methods.bits import Bits
 from methods.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Measurement:
     model: str
     method: str
     backend: str
-    bits: str
+    bits: Bits
     seed: int
     overrides: str
     data: str
@@ -172,11 +172,10 @@ def frame(lines: Sequence[Measurement]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(_NULLABLE)
 
 
-def megabytes(model: str, bits: str, parameters: int | None = None) -> float | None:
+def megabytes(model: str, bits: Bits, parameters: int | None = None) -> float | None:
     """Return the size of all parameters at the weights' bit-width, in MB of 10^6 bytes; None where unknown.
 
     Norms, biases and scales, which stay in floating point, are counted at the same width: less than a percent.
     """
     count = parameters or PARAMETERS.get(model)
-    stored = widths(bits)
-    return None if count is None or not stored else count * stored[0] / 8e6
+    return None if count is None else count * bits.weights / 8e6

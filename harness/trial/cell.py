@@ -15,7 +15,7 @@ from harness.plan.jobs import CellJob, RunSettings
 from harness.plan.mixed_bits import recorded_bits
 from harness.record import correctness
 from harness.record.cache import Cache, Entry, checksum
-from harness.record.record import Costs, Finished, LayerBits, Metrics, Operation, Stage, Stages
+from harness.record.record import Costs, Finished, Metrics, Operation, Stage, Stages
 from harness.record.records import write_record
 from harness.trial.cell_record import common
 from harness.trial.evaluate import logits_of, metrics
@@ -60,7 +60,7 @@ def run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
         correct_bits=None if correct is None else correctness.pack(correct),
         error=None,
         costs=Costs(**asdict(costs(model, quantized, images[:1].to(device)))),
-        layer_bits=msgspec.convert(recorded_bits(job.bits, model), LayerBits) if job.bits.layers else None,
+        layer_bits=recorded_bits(job.cell.bits, model) if job.cell.bits.layers else None,
     )
     write_record(settings.results, record)
 
@@ -69,7 +69,7 @@ def quantized_model(job: CellJob, settings: RunSettings, images: Tensor, report:
     """Return the cell's model, quantized on the images [n, C, H, W] of its synthesis."""
     context = QuantizationContext(generator(job.cell.seed, "quantization"), image_space(job.subject.entry), report)
     model, calibration = model_of(job.subject, settings), images.to(device_of(settings))
-    return BACKENDS.get(job.cell.backend).quantize(model, calibration, job.bits, job.backend_config, context)
+    return BACKENDS.get(job.cell.backend).quantize(model, calibration, job.cell.bits, job.backend_config, context)
 
 
 def synthesis_of(job: CellJob, settings: RunSettings) -> Entry:

@@ -79,7 +79,7 @@ def _replace_layers(
             continue
         own = Bits(FLOAT, FLOAT) if products[name].left else bits.of(name)
         chosen = _recipe(own, recipe)
-        inputs = made(chosen.activations if own.format else maker(name), own.activations)
+        inputs = made(chosen.activations if own.number_format else maker(name), own.activations)
         weights = made(chosen.weights, own.weights)
         norm, image = seen.norms.get(name), name in seen.images
         replace(model, name, QuantizedLayer(layer, inputs, weights, operands.get(name), norm, image))
@@ -87,7 +87,7 @@ def _replace_layers(
 
 def _recipe(own: Bits, recipe: Recipe) -> Recipe:
     """Return a layer's recipe: its number format's, if it has one."""
-    return format_recipe(own.format) if own.format else recipe
+    return format_recipe(own.number_format) if own.number_format else recipe
 
 
 def _watch_products(model: nn.Module, bits: Bits, recipe: Recipe, seen: Trace) -> None:
@@ -107,7 +107,7 @@ def _site(product: Product, bits: Bits, recipe: Recipe) -> CallSite:
     """Return the quantizers of a product's operands; raises UsageError for those per head or block, unknown here."""
     if recipe.per_head:
         raise UsageError("Quantizers per head are for stock ViT, DeiT and Swin alone.")
-    if bits.format:
+    if bits.number_format:
         raise UsageError("Number formats are for linear layers and stock ViT, DeiT and Swin alone.")
     makers = dict.fromkeys(product.operands, recipe.activations)
     if product.softmax:

@@ -78,7 +78,7 @@ def test_the_file_is_one_that_bits_take(tmp_path: Path) -> None:
     path.write_text(as_toml(widths, "a comment"))
     bits = read_bits(str(path))
     assert (bits.of("a.qkv").weights, bits.of("a.qkv").activations, bits.of("a").activations) == (3, 5, 4)
-    assert bits.of("other").default == "w8a8"
+    assert bits.of("other") == "w8a8"
 
 
 def test_the_command_prints_every_part_and_writes_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 
-from methods.bits import Bits, widths
+from methods.bits import Bits
 from methods.errors import UsageError
 
 
@@ -47,10 +50,25 @@ def test_float_means_both_sides(text: str, float_: bool) -> None:
     assert Bits.parse(text).float is float_
 
 
-def test_text_begins_with_its_widths() -> None:
-    assert [widths(text) for text in ("w4a8", "w3a32+mixed-01234567", "mxfp6", "nvfp4+x-0")] == [
-        (4, 8),
-        (3, 32),
-        (6, 6),
-        (4, 4),
-    ]
+@pytest.mark.parametrize("text", ["w4a8", "w32a3", "mxfp4", "nvfp4+x-0123abcd", "w3a32+First_Last-01234567"])
+def test_parse_reads_what_bits_write(text: str) -> None:
+    bits = Bits.parse(text)
+    assert (str(bits), Bits.parse(str(bits)), copy.deepcopy(bits)) == (text, bits, bits)
+    again = pickle.loads(pickle.dumps(bits))
+    parts = ("weights", "activations", "number_format", "layers", "name")
+    assert [getattr(again, part) for part in parts] == [getattr(bits, part) for part in parts]
+
+
+def test_mixed_bits_are_those_of_their_word_and_know_their_layers() -> None:
+    bits = Bits(4, 4, (("head", Bits(8, 8)),), "first last")
+    read = Bits.parse(bits)
+    assert (read, read.name, str(read.default), read.layers) == (bits, "first_last", "w4a4", ())
+    assert read.fits("w4a4", [("head", "w8a8")]) and not read.fits("w4a4", [("head", "w8a4")])
+    assert not Bits.parse("w4a4").fits("w4a4", [])
+    assert pickle.loads(pickle.dumps(bits)).layers == bits.layers
+
+
+@pytest.mark.parametrize("text", ["w4a4+", "w4a4+a-0123", "w4a4+a b-01234567", "w4a4+-01234567", "w4a4+a-0123456G"])
+def test_parse_refuses_other_names_of_mixed_bits(text: str) -> None:
+    with pytest.raises(UsageError, match="not of the form w4a4"):
+        Bits.parse(text)

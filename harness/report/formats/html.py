@@ -22,7 +22,6 @@ from harness.report.report import Report
 from harness.report.syntheses import Synthesis, find_synthesis
 from harness.report.tables import Table, Value
 from harness.report.text_table import Grid
-from methods.bits import widths
 from methods.errors import UsageError
 from methods.text import printable
 
@@ -164,8 +163,8 @@ def _plots(table: Table, entries: Sequence[Entry], series: list[str]) -> Iterato
         yield plots.by_cost(f"{title} against model size", "weights, MB", sized)
 
 
-def _width(entry: Entry) -> tuple[int, ...]:
-    return widths(entry.first.bits)
+def _width(entry: Entry) -> tuple[int, int]:
+    return entry.first.bits.weights, entry.first.bits.activations
 
 
 def _point(x: float, entry: Entry, series: list[str], group: str | None = None) -> Point:

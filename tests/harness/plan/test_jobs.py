@@ -25,7 +25,7 @@ def synthesis(key: str, needed: str) -> SynthesisJob:
 
 
 def cell(key: str, images: str, logits: str) -> CellJob:
-    description = Cell("vit_digits", "maker", "grid", "w4a4", 0, {"name": "digits", "n": 5, "sha256": "d"})
+    description = Cell("vit_digits", "maker", "grid", Bits(4, 4), 0, {"name": "digits", "n": 5, "sha256": "d"})
     identity = Identity(method_version=1, backend_version=1, weights_sha256="sha")
     return CellJob(
         key=key,
@@ -35,7 +35,6 @@ def cell(key: str, images: str, logits: str) -> CellJob:
         data=DATA,
         method_config=None,
         backend_config=None,
-        bits=Bits(4, 4),
         synthesis=images,
         reference=logits,
         cached=False,

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 
 from harness.record.cells import Cell, Identity, cell_key, reference_key, synthesis_key
+from methods.bits import Bits
 
-CELL = Cell("m", "maker", "grid", "w4a4", 0, {"name": "val", "n": 5, "sha256": "d"}, {}, None)
+CELL = Cell("m", "maker", "grid", Bits(4, 4), 0, {"name": "val", "n": 5, "sha256": "d"}, {}, None)
 IDENTITY = Identity(method_version=1, backend_version=1, weights_sha256="weights")
 
 
 def test_synthesis_is_shared_by_bits_backends_data_and_their_settings() -> None:
     key = synthesis_key(CELL, IDENTITY)
     for cell in (
-        replace(CELL, bits="w8a8"),
+        replace(CELL, bits=Bits(8, 8)),
         replace(CELL, backend="other"),
         replace(CELL, data={"name": "val", "n": 6, "sha256": "e"}),
         replace(CELL, overrides={"grid.steps": 5}),
@@ -46,7 +47,7 @@ def test_what_the_images_depend_on_changes_both_keys(cell: dict[str, Any], ident
 @pytest.mark.parametrize(
     ("cell", "identity"),
     [
-        ({"bits": "w8a8"}, {}),
+        ({"bits": Bits(8, 8)}, {}),
         ({"backend": "other"}, {}),
         ({"data": {"name": "val", "n": 6, "sha256": "d"}}, {}),
         ({"data": {"name": "val", "n": 5, "sha256": "e"}}, {}),

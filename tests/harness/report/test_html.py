@@ -21,6 +21,7 @@ from harness.report.formats.plots import Point, by_cost, curve
 from harness.report.measurements import megabytes
 from harness.report.statistics import front
 from harness.report.syntheses import find_synthesis
+from methods.bits import Bits
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
 
@@ -113,9 +114,9 @@ def test_a_curve_spans_its_box() -> None:
 
 
 def test_sizes_are_parameters_times_width() -> None:
-    assert megabytes("deit_t", "w4a8") == pytest.approx(5_717_416 / 2 / 1e6)
-    assert megabytes("other", "w8a8") is None
-    assert megabytes("other", "w8a8", parameters=10**6) == 1.0
+    assert megabytes("deit_t", Bits(4, 8)) == pytest.approx(5_717_416 / 2 / 1e6)
+    assert megabytes("other", Bits(8, 8)) is None
+    assert megabytes("other", Bits(8, 8), parameters=10**6) == 1.0
 
 
 _QUICK = ("vit_digits", "swin_digits", "deit_t")
