@@ -92,7 +92,7 @@ def _run(
     settings, resources = run_settings(running, inputs.plugin, [request])
     plan = make_plan([_with_row(request, row) for row in method.ablation], settings.results)
     if plan_alone:
-        print_plan(plan, settings, console)
+        print_plan(plan, settings, resources, console)
         return 0
     failures = run_plan(plan, settings, resources, console)
     _show(method, find_records(settings.results, [job.key for job in plan.cells]), out, console)

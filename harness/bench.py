@@ -106,11 +106,12 @@ def _bench(runs: list[argparse.Namespace]) -> int:
         _list("all models" if first.all else first.list, taken(Inputs, first), console)
         return 0
     asked = [(Matrix.of(vars(run)), taken(Inputs, run)) for run in runs]
-    requests = read_requests(asked)
-    settings, resources = run_settings(taken(Running, first), asked[0][1].plugin, requests)
-    plan = make_plan(requests, settings.results)
+    with console.status("Reading models, weights and images"):
+        requests = read_requests(asked)
+        settings, resources = run_settings(taken(Running, first), asked[0][1].plugin, requests)
+        plan = make_plan(requests, settings.results)
     if first.plan:
-        print_plan(plan, settings, console)
+        print_plan(plan, settings, resources, console)
         return 0
     failures = run_plan(plan, settings, resources, console)
     _print_leaderboard(plan, settings.results, console)

@@ -77,7 +77,7 @@ def _export(arguments: argparse.Namespace) -> int:
     if len(plan.cells) != 1:
         raise UsageError("An export is of one seed.")
     if arguments.plan:
-        print_plan(plan, settings, console)
+        print_plan(plan, settings, resources, console)
         return 0
     if run_plan(plan, settings, resources, console):
         return 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from harness.plan.estimate import cost, halving, stages
+from harness.execute.forecast import Expected, expectations, is_cached, makespan
+from harness.plan.estimate import halving, peak_mb
 from harness.plan.jobs import SynthesisJob
 from harness.plan.labels import differing, setting_text
 from harness.report.formats.console import print_table
@@ -14,35 +15,51 @@ from harness.report.text_table import Grid, Word
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.execute.resources import Resources
     from harness.plan.jobs import RunSettings
     from harness.plan.plan import Plan
 
 _LEAST_SHARE = 0.01
 
 
-def print_plan(plan: Plan, settings: RunSettings, console: Console, samples: int | None = None) -> None:
+def print_plan(
+    plan: Plan, settings: RunSettings, resources: Resources, console: Console, samples: int | None = None
+) -> None:
     """Print the cells and the estimate; runs nothing and writes nothing.
 
     samples: how many times the plan stands for, where it is that of a search's first sample.
     """
     print_table(_cells(plan), console)
-    syntheses = sum(isinstance(job, SynthesisJob) for job in plan.jobs)
+    syntheses = sum(isinstance(job, SynthesisJob) and not is_cached(job, settings.results) for job in plan.jobs)
     left = len(plan.cells) - len(plan.recorded)
-    console.print(
-        f"{len(plan.cells)} cells, {len(plan.recorded)} recorded; {syntheses} syntheses and {left} cells to run."
+    _say(
+        f"{len(plan.cells)} cells, {len(plan.recorded)} recorded; {syntheses} syntheses and {left} cells to run.",
+        console,
     )
-    gpu = settings.device == "cuda"
-    costs = [cost(job, settings.threads, gpu) for job in plan.jobs]
-    if not costs:
+    if not plan.jobs:
         return
-    minutes = sum(one.seconds for one in costs) / 60
-    many = f" for {samples} samples like this one ({minutes:.1f} each)" if samples is not None else ""
-    print_table(_dear(plan, settings), console)
-    console.print(
-        f"Roughly {minutes * (1 if samples is None else samples):.1f} minutes{many} of one trial after the other on "
-        f"{settings.threads} CPU threads{' and a GPU' if gpu else ''}, "
-        f"{max(one.peak_mb for one in costs) / 1024:.1f} GiB of memory per trial.",
-        soft_wrap=not console.is_terminal,
+    expected = expectations(plan.jobs, settings, resources)
+    print_table(_dear(plan, expected), console)
+    _say(_estimate(plan, settings, expected, 1 if samples is None else samples), console)
+
+
+def _say(text: str, console: Console) -> None:
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
+def _estimate(plan: Plan, settings: RunSettings, expected: dict[str, Expected], samples: int) -> str:
+    """Return how long the run takes, how many jobs at a time, by what, and how much memory a job takes."""
+    minutes = makespan([], [(expected[job.key].seconds, job) for job in plan.jobs], expected) / 60
+    many = f" for {samples} samples like this one ({minutes:.1f} each)" if samples > 1 else ""
+    side_by_side = int(1 / max(one.share for one in expected.values()) + 1e-9)
+    at_once = "one job after the other" if side_by_side == 1 else f"{side_by_side} jobs at a time"
+    known = [one.measured for one in expected.values()]
+    source = "speeds recorded on this machine" if all(known) else "a rough formula"
+    if any(known) and not all(known):
+        source += f", and speeds recorded on this machine for {sum(known)} of {len(known)} jobs"
+    memory = max(peak_mb(job) for job in plan.jobs) / 1024
+    return (
+        f"Roughly {minutes * samples:.1f} minutes{many}, {at_once}, by {source}; {memory:.1f} GiB of memory per job."
     )
 
 
@@ -59,14 +76,14 @@ def _cells(plan: Plan) -> Grid:
     return _grid("Plan", header, rows)
 
 
-def _dear(plan: Plan, settings: RunSettings) -> Grid:
+def _dear(plan: Plan, expected: dict[str, Expected]) -> Grid:
     """Return what the minutes are made of, dearest first: a row per model and stage of a method or backend."""
     minutes: dict[tuple[str, str], float] = defaultdict(float)
     halved: dict[tuple[str, str], str] = {}
     for job in plan.jobs:
-        for stage, share in stages(job).items():
+        for stage, seconds in expected[job.key].stages.items():
             row = (job.subject.entry.name, stage)
-            minutes[row] += share * cost(job, settings.threads, settings.device == "cuda").seconds / 60
+            minutes[row] += seconds / 60
             halved[row] = ", or ".join(f"{name}={setting_text(value)}" for name, value in halving(job, stage).items())
     whole = sum(minutes.values())
     rows = [

@@ -8,19 +8,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.live import Live
 
-from harness.plan.jobs import Job, RunSettings
-from harness.plan.labels import labels
+from harness.cli.view import Drawn, counts, row_line, times
+from harness.cli.watch import Watch
+from harness.execute.forecast import expectations
+from harness.plan.jobs import CellJob, Job, RunSettings
 from harness.plan.plan import Plan
 from methods.text import printable
 
@@ -29,6 +22,8 @@ if TYPE_CHECKING:
 
 
 _EXECUTORS = {"ray": "ray_tune", "local": "local"}
+_DRAWN_PER_SECOND = 4
+_SILENT_SECONDS = 60.0
 
 
 def run_plan(plan: Plan, settings: RunSettings, resources: Resources, console: Console) -> dict[str, str]:
@@ -37,75 +32,73 @@ def run_plan(plan: Plan, settings: RunSettings, resources: Resources, console: C
     Only the executor asked for is imported, so that `local` works where Ray is not installed.
     """
     for problem in plan.damaged:
-        console.print(
-            printable(f"Not counted, measured again: {problem}."), markup=False, highlight=False, soft_wrap=True
-        )
+        _say(console, f"Not counted, measured again: {problem}.")
     if not plan.jobs:
         return {}
-    executor = import_module(f"harness.execute.{_EXECUTORS[settings.executor]}")
-    with ProgressTable(plan.jobs, console) as table:
-        executor.execute(plan.jobs, settings, table, resources)
-    for label, error in table.failures.items():
-        console.print(printable(f"Failed: {label}: {error}"), markup=False, style="red")
-    return table.failures
+    watch = Watch(plan.jobs, settings.results, expectations(plan.jobs, settings, resources))
+    with ProgressView(watch, console) as view:
+        executor = import_module(f"harness.execute.{_EXECUTORS[settings.executor]}")
+        executor.execute(plan.jobs, settings, view, resources)
+    for label, error in watch.failures.items():
+        _say(console, f"Failed: {label}: {error}", "red")
+    return watch.failures
 
 
-class ProgressTable:
-    """A listener that draws a live table; use it as a context manager around a run."""
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(printable(text), markup=False, highlight=False, style=style, soft_wrap=not console.is_terminal)
 
-    def __init__(self, jobs: list[Job], console: Console) -> None:
-        self.console = console
-        self.failures: dict[str, str] = {}
-        self._labels = labels(jobs)
-        self._start = time.monotonic()
-        self._total, self._done = len(jobs), 0
-        self._tasks: dict[str, TaskID] = {}
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            TextColumn("[cyan]{task.fields[stage]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self._all = self._progress.add_task("[bold]all jobs", total=len(jobs), stage="")
 
-    def __enter__(self) -> ProgressTable:
-        self._progress.start()
+class ProgressView:
+    """A listener that shows what a watch sees: a live table on a terminal, lines where there is none or a dumb one.
+
+    Use it as a context manager around a run.
+    """
+
+    def __init__(self, watch: Watch, console: Console) -> None:
+        self.watch, self.console = watch, console
+        self._spoke = time.monotonic()
+        self._live = None
+        if console.is_terminal and not console.is_dumb_terminal:
+            drawn = Drawn(watch.snapshot)
+            self._live = Live(drawn, console=console, refresh_per_second=_DRAWN_PER_SECOND, transient=True)
+
+    def __enter__(self) -> ProgressView:
+        if self._live:
+            self._live.start(refresh=True)
+        else:
+            now = self.watch.snapshot()
+            self._line(f"{now.total} jobs, about {times(now).partition('about ')[2]}")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._live:
+            self._live.stop()
 
     def started(self, job: Job) -> None:
-        """Add a line for a job (a restarted job keeps its line)."""
-        if job.key not in self._tasks:
-            self._tasks[job.key] = self._progress.add_task(
-                escape(printable(self._labels[job.key])), total=None, stage="starting"
-            )
+        """Pass on that a job begins."""
+        self.watch.started(job)
 
     def progressed(self, job: Job, stage: str, done: int, total: int, seen: str) -> None:
-        """Move a job's bar, and show the result so far."""
-        self._progress.update(self._tasks[job.key], stage=f"{stage} {seen}".strip(), completed=done, total=total)
+        """Pass on how far a job is and its result so far; where lines are printed, print one when nothing was said for a minute."""
+        self.watch.progressed(job, stage, done, total, seen)
+        if not self._live and time.monotonic() - self._spoke > _SILENT_SECONDS:
+            now = self.watch.snapshot()
+            self._line(f"{counts(now)}; {times(now)}; {'; '.join(map(row_line, now.running))}")
 
     def finished(self, job: Job, error: str | None) -> None:
-        """Take a job's line away; keep its error."""
-        if job.key in self._tasks:
-            self._progress.remove_task(self._tasks.pop(job.key))
-        self._done += 1
-        self._progress.update(self._all, completed=self._done)
-        if error is not None:
-            self.failures[self._labels[job.key]] = error
-        if not self.console.is_terminal or error is not None:
-            outcome = "done" if error is None else f"failed: {error}"
-            seconds = time.monotonic() - self._start
-            self.console.print(
-                printable(f"[{self._done}/{self._total}] {seconds:6.0f} s  {self._labels[job.key]}: {outcome}"),
-                markup=False,
-                highlight=False,
-            )
+        """Pass on that a job has ended; print a line where there is no table, or where it failed."""
+        self.watch.finished(job, error)
+        if self._live and error is None:
+            return
+        now = self.watch.snapshot()
+        outcome = f"failed: {error}" if error is not None else self._outcome(job)
+        self._line(f"[{now.ended}/{now.total}] {times(now)}: {self.watch.labels[job.key]}: {outcome}")
+
+    def _outcome(self, job: Job) -> str:
+        return (self.watch.outcome(job) if isinstance(job, CellJob) else None) or "done"
+
+    def _line(self, text: str) -> None:
+        self._spoke = time.monotonic()
+        _say(self.console, text)

@@ -1,6 +1,7 @@
 """What a plan will take: floating-point operations counted on a model without memory, and a rough rate.
 
-The operations are exact (torch's own counter on meta tensors); the rate is a guess, so seconds are too.
+The operations are exact (torch's own counter on meta tensors); the rate is a guess, so seconds are too, where none
+are recorded (`harness.plan.speeds`).
 """
 
 from __future__ import annotations
@@ -22,14 +23,6 @@ _CONTEXT_MB = 500
 _EVALUATED = 64
 _MICRO_BATCH = 32
 _HALF = 0.6
-
-
-@dataclass(frozen=True)
-class Cost:
-    """seconds of one trial and peak memory in MiB, both estimated."""
-
-    seconds: float
-    peak_mb: float
 
 
 @dataclass(frozen=True)
@@ -88,14 +81,17 @@ def gpu_peak_mb(job: Job) -> float:
     return _CONTEXT_MB + 3 * size.weights + max(images * size.activations, 4 * _EVALUATED * size.largest)
 
 
-def cost(job: Job, cores: int, gpu: bool) -> Cost:
-    """Estimate a job on `cores` CPU cores or one GPU; a forward+backward pass counts as three forward ones."""
+def peak_mb(job: Job) -> float:
+    """Estimate the memory of a job's process on the CPU, in MiB."""
     size = footprint(job.subject.entry)
-    rate = _FLOPS_PER_GPU if gpu else _FLOPS_PER_CORE * cores
-    passes = image_passes(job)
     views = _EVALUATED if isinstance(job, ReferenceJob) else _MICRO_BATCH
-    peak = _CONTEXT_MB + 3 * size.weights + views * size.activations * (passes > 0)
-    return Cost(3 * passes * size.flops / rate, peak)
+    return _CONTEXT_MB + 3 * size.weights + views * size.activations * (image_passes(job) > 0)
+
+
+def seconds_of(passes: float, entry: ModelEntry, cores: int, gpu: bool) -> float:
+    """Estimate so many forward+backward passes of one image, each as three forward ones, on CPU cores or one GPU."""
+    rate = _FLOPS_PER_GPU if gpu else _FLOPS_PER_CORE * cores
+    return 3 * passes * footprint(entry).flops / rate
 
 
 def image_passes(job: Job) -> float:
@@ -111,15 +107,16 @@ def _evaluated_by(job: ReferenceJob | CellJob) -> int:
 
 
 def stages(job: Job) -> dict[str, float]:
-    """Return the share of a job's passes that each of its stages takes, by the stage's name; none without passes."""
+    """Return the forward+backward passes of one image of each stage of a job, in order, by the stage's name.
+
+    A name's first word is what the stage reports itself by.
+    """
     if isinstance(job, ReferenceJob):
-        return {"evaluate fp32": 1.0}
-    if not job.passes:
-        return {}
+        return {"fp32": image_passes(job)}
     if isinstance(job, SynthesisJob):
-        return {f"synthesize {job.method}": 1.0}
-    evaluation = job.cell.data["n"] / 3 / job.passes
-    return {f"quantize {job.cell.backend}": 1 - evaluation, "evaluate": evaluation}
+        return {f"synthesize {job.method}": job.passes}
+    evaluation = job.cell.data["n"] / 3
+    return {f"quantize {job.cell.backend}": job.passes - evaluation, "evaluate": evaluation}
 
 
 def halving(job: Job, stage: str) -> dict[str, int]:

@@ -150,7 +150,7 @@ def _print_plan(run: SearchRun, console: Console) -> None:
     print_table(space_grid(run.search), console)
     console.print(f"{run.samples} samples, {len(run.known)} of them begun. The cells of the first:", highlight=False)
     plan = plan_of(run, run.search.start, run.search.images[-1]["n"])
-    print_plan(plan, run.settings, console, samples=max(0, run.samples - len(run.known)))
+    print_plan(plan, run.settings, run.resources, console, samples=max(0, run.samples - len(run.known)))
 
 
 def run_search(run: SearchRun, told: Told) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from harness.cli.run import ProgressTable
+from harness.cli.run import ProgressView
+from harness.cli.watch import Watch
+from harness.execute.forecast import Expected
 from harness.report.formats.console import console as console_text
 from harness.report.formats.csv import _cell, grid_csv
 from harness.report.formats.html import page
@@ -51,19 +54,27 @@ def test_cells_by_hand(text: str) -> None:
     assert _cell(text) == ("'" + text if defused else text)
 
 
+class _Entry:
+    name = HOSTILE
+
+
+class _Subject:
+    entry = _Entry()
+
+
 class _Job:
-    key = "k"
+    key, subject = "k", _Subject()
 
     def label(self) -> str:
         return "[red]" + HOSTILE
 
 
-def test_progress_shows_labels_and_errors_as_they_are() -> None:
+def test_progress_shows_labels_and_errors_as_they_are(tmp_path: Path) -> None:
     out = io.StringIO()
     job: Any = _Job()
-    table = ProgressTable([job], Console(file=out, width=400))
-    table.started(job)
-    table.finished(job, HOSTILE)
+    view = ProgressView(Watch([job], tmp_path, {"k": Expected({})}), Console(file=out, width=400))
+    view.started(job)
+    view.finished(job, HOSTILE)
     assert set(out.getvalue()) & UNSEEN == set()
     assert f"failed: {SEEN}" in out.getvalue()
 
