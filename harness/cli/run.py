@@ -81,7 +81,7 @@ class ProgressView:
         self.watch.started(job)
 
     def progressed(self, job: Job, stage: str, done: int, total: int, seen: str) -> None:
-        """Pass on how far a job is and its result so far; where lines are printed, print one when nothing was said for a minute."""
+        """Pass on how far a job is and its result so far; as a line, after a minute in which none was printed."""
         self.watch.progressed(job, stage, done, total, seen)
         if not self._live and time.monotonic() - self._spoke > _SILENT_SECONDS:
             now = self.watch.snapshot()
