@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from harness.cli.command import run_command
 from harness.cli.options import command_parser, path
 from harness.record.files import check_writable, write_atomically
-from harness.record.folders import folders_with_records, load_finished
+from harness.record.folders import folders_with_records
 from harness.report.formats import FORMATS
 from methods.errors import UsageError
 
@@ -58,10 +58,17 @@ def parser() -> argparse.ArgumentParser:
         help="instead compare every pair of rows on the same images: difference in points, images only one of them "
         "got right, exact p, and p corrected for all pairs of the column",
     )
+    what.add_argument(
+        "--all",
+        action="store_true",
+        help="all rows of all studies, kind by kind (default where folders are named); without it a few rows of each "
+        "model",
+    )
     what.add_argument("--reported", type=path, metavar="FOLDER", help="reported figures (default: results/reported)")
     how = result.add_argument_group("how to show it")
     names = FORMATS.names()
     how.add_argument("--format", choices=(*names, _ALL), default=names[0])
+    how.add_argument("--verbose", action="store_true", help="all footnotes")
     how.add_argument("--out", type=path, help="folder to write files into (default: print)")
     return result
 
@@ -73,17 +80,22 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    from harness.record.studies import load_studies
     from harness.report.report import Report
     from harness.report.reported import FOLDER, load_reported
-    from harness.report.tables import leaderboards
 
     if arguments.out is not None:
         check_writable(arguments.out)
     if arguments.reported is not None and not arguments.reported.is_dir():
         raise UsageError(f"There is no folder {arguments.reported} of reported figures.")
-    folders = arguments.results or folders_with_records(Path("results"))
-    tables = leaderboards(load_finished(folders), _layout(arguments))
-    report = Report(tables, load_reported(arguments.reported or FOLDER), folders, arguments.pairs)
+    report = Report(
+        studies=load_studies(arguments.results or folders_with_records(Path("results"))),
+        layout=_layout(arguments),
+        figures=load_reported(arguments.reported or FOLDER),
+        every=bool(arguments.results) or arguments.all,
+        pairs=arguments.pairs,
+        verbose=arguments.verbose,
+    )
     _write(_files(arguments.format, report), arguments.out)
     return 0
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.options import Inputs, Matrix
-from harness.record.toml import Table, read_toml
+from harness.record.toml import ABOUT, Table, read_toml
 from methods.errors import UsageError, unknown_name
 
 RUNS = "run"
@@ -50,6 +50,8 @@ def parse(parser: argparse.ArgumentParser, typed: list[str] | None, study: bool 
         return [given]
     path, table = layers[-1]
     runs = table.pop(RUNS, [{}])
+    for told in ABOUT:  # what a study says of itself is for those who read its results
+        table.pop(told, None)
     if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) for run in runs):
         raise UsageError(f"{path}: the runs of a study are tables [[{RUNS}]].")
     if not study and len(runs) > 1:

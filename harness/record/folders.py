@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import io
 import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.record.packed import RECORDS
 from methods.errors import UsageError
-from methods.text import printable
-
-if TYPE_CHECKING:
-    from harness.record.record import Record
 
 
 @contextmanager
@@ -61,28 +55,3 @@ def _git(*words: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(["git", *words], capture_output=True, check=False)
     except FileNotFoundError as error:
         raise UsageError("Revisions need git, which is not installed.") from error
-
-
-_MOST_NAMED = 20
-
-
-def load_finished(folders: list[Path], name: str | None = None) -> list[Record]:
-    """Return the records under results folders, naming what is not counted on stderr.
-
-    name: what to call the folders; raises UsageError when no cell has finished.
-    """
-    from harness.record.record import Failed
-    from harness.record.records import load_records
-
-    records = load_records(folders)
-    for problem in records.problems[:_MOST_NAMED]:
-        print(printable(f"Not counted: {problem}."), file=sys.stderr)
-    if len(records.problems) > _MOST_NAMED:
-        more = len(records.problems) - _MOST_NAMED
-        print(f"Not counted: {more} more records; python -m harness.check names them all.", file=sys.stderr)
-    failed = sum(isinstance(record, Failed) for record in records.sound)
-    if failed:
-        print(f"{failed} failed cells are not in the tables.", file=sys.stderr)
-    if len(records.sound) == failed:
-        raise UsageError(f"There are no records of finished cells under {name or ', '.join(map(str, folders))}.")
-    return records.sound

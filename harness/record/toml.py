@@ -11,6 +11,8 @@ from methods.errors import UsageError
 from methods.text import shortened
 
 _MOST_BYTES = 256 * 1024
+# What a study file says of itself, beside the runs it holds (`harness.record.studies`).
+ABOUT = ("kind", "title")
 
 Table: TypeAlias = dict[str, Any]
 """A TOML table: what stands in it follows from the file, so whoever reads it checks every value."""

@@ -32,11 +32,12 @@ Rows = dict[tuple[Any, ...], list["Measurement"]]
 
 def rows_of(name: str) -> Rows:
     """Return the measurements of a folder or revision by what they measure."""
-    from harness.record.folders import load_finished, results_of
+    from harness.record.folders import results_of
+    from harness.record.studies import load_studies, merged
     from harness.report.measurements import measurements
 
     with results_of(name) as folders:
-        lines = measurements(load_finished(folders, name=name))
+        lines = measurements(merged(load_studies(folders, name)))
     rows: Rows = {}
     for line in lines:
         rows.setdefault(tuple(getattr(line, field) for field in SAME), []).append(line)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.measurements import IDENTITY, known_field
+from harness.report.measurements import IDENTITY, Measurement, chosen, known_field
 from harness.report.metrics import find_metric
 from methods.errors import UsageError
 
@@ -29,6 +30,23 @@ class Layout:
         """Return the fields that tell rows apart: those asked for, then everything columns do not tell apart."""
         columns = self.column_key()
         return (*self.rows, *(name for name in IDENTITY if name not in (*columns, *self.rows)))
+
+    def one_model(self, lines: Sequence[Measurement]) -> bool:
+        """Whether a table shows one model and need not say so in its rows."""
+        return "model" not in self.rows and len({(line.model, line.weights_sha256) for line in lines}) == 1
+
+    def chosen(self, lines: list[Measurement]) -> list[Measurement]:
+        """Return the measurements that meet the conditions and have the metric.
+
+        Raises UsageError for unknown fields or metrics and for what leaves nothing to show.
+        """
+        self.check()
+        found = chosen(lines, self.filters)
+        if self.metric:
+            found = [line for line in found if getattr(line, self.metric) is not None]
+            if not found:
+                raise UsageError(f"No measurement has a value of {self.metric}.")
+        return found
 
     def check(self) -> None:
         """Raise UsageError for fields and metrics that are not there or cannot be used so."""
@@ -79,3 +97,9 @@ def _label(values: dict[str, Any], shown: Sequence[str], varied: Sequence[str]) 
 def header(shown: Sequence[str]) -> str:
     """Return the title of the column of row labels."""
     return " + ".join(name for name in shown if name != "overrides") or "row"
+
+
+def natural(key: tuple[Any, ...]) -> list[tuple[int, str]]:
+    """Sort numbers inside words as numbers: w4a4, w4a8, w32a32."""
+    parts = [part for word in key for part in (*re.split(r"(\d+)", str(word)), "")]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

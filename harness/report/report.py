@@ -1,16 +1,25 @@
-"""The report: all that a leaderboard says, made from records once and handed to whichever format writes it."""
+"""The report: all that a leaderboard says, made from records once and handed to whichever format writes it.
+
+Kinds of studies never share a table. Asked of everything there is, it shows of every model and image set one
+comparison of few rows, and says what else there is; asked of folders, all that is in them.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from harness.record.studies import KINDS, Study, merged
+from harness.report.comparisons import MOST_ROWS, Comparison, comparisons, places
+from harness.report.layout import Layout
+from harness.report.measurements import Measurement, measurements
 from harness.report.pairs import pair_grids
 from harness.report.reported import Figure, reported_grid
-from harness.report.tables import Table
-from harness.report.text_table import Grid
+from harness.report.tables import Table, leaderboards
+from harness.report.text_table import Grid, Word
 from methods.errors import UsageError
 
 
@@ -18,19 +27,64 @@ from methods.errors import UsageError
 class Report:
     """What every format is given."""
 
-    # A table per image set.
-    tables: Sequence[Table]
+    studies: Sequence[Study]
+    # What tables show.
+    layout: Layout = field(default_factory=Layout)
     # What papers report, to stand beside what was measured.
     figures: Sequence[Figure] = ()
-    # The results folders the records came from; pictures lie there.
-    folders: Sequence[Path] = ()
+    # Whether all rows are shown, or the comparisons alone.
+    every: bool = True
     # Whether every pair of rows is compared, instead of the rows shown.
     pairs: bool = False
+    # Whether tables have all their footnotes, or two.
+    verbose: bool = False
 
     @property
     def stem(self) -> str:
         """What a file of it is called, without its ending."""
         return "pairs" if self.pairs else "leaderboard"
+
+    @property
+    def folders(self) -> list[Path]:
+        """The results folders; pictures lie there."""
+        return [study.folder for study in self.studies]
+
+    @cached_property
+    def lines(self) -> list[Measurement]:
+        """All measurements that meet the layout's conditions."""
+        return self.layout.chosen(measurements(merged(self.studies)))
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """The comparisons of the studies of that kind, ImageNet first."""
+        return comparisons(self.studies, self.layout.metric, self.layout.filters)
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """The tables that are shown: a few rows of the first comparison of each place, or of each kind all rows."""
+        if not self.every and self.comparisons:
+            return [self.short(found[0]) for found in places(self.comparisons)]
+        shown = [study for study in self.studies if study.records]
+        by_kind = {kind: [study for study in shown if study.kind == kind] for kind in KINDS}
+        kinds = {kind: studies for kind, studies in by_kind.items() if studies}
+        tables = []
+        for kind, studies in kinds.items():
+            kept = {line.key for line in self.lines}
+            records = [record for record in merged(studies) if record.key in kept]
+            found = leaderboards(records, self.layout) if records else []
+            tables += found if len(kinds) == 1 else [replace(table, title=f"{kind}: {table.title}") for table in found]
+        return tables
+
+    @staticmethod
+    def short(comparison: Comparison) -> Table:
+        """Return a comparison's table, its best rows alone where it has many; FP32 is no row."""
+        table = comparison.table
+        most = MOST_ROWS + sum(label == "FP32" for label, _ in table.rows)
+        left = len(table.rows) - most
+        if left <= 0:
+            return table
+        more = f"{left} more rows are not shown; --all shows every row."
+        return replace(table, rows=table.rows[:most], kept=table.kept[:most], notes=[*table.notes, more])
 
     @cached_property
     def reported(self) -> list[Grid]:
@@ -40,8 +94,22 @@ class Report:
     def grids(self) -> list[Grid]:
         """Return all of it as words in rows and columns; raises UsageError when there are no pairs to compare."""
         if not self.pairs:
-            return [*(table.grid() for table in self.tables), *self.reported]
+            tables = [table.grid(self.verbose) for table in self.tables]
+            return [*tables, *self.reported] if self.every else [*tables, self.elsewhere()]
         found = [grid for table in self.tables for grid in pair_grids(table)]
         if not found:
             raise UsageError("There are no two rows with per-image correctness under the same seed in one column.")
         return found
+
+    def elsewhere(self) -> Grid:
+        """Return where all rows are, study by study."""
+        counts = Counter(study.kind for study in self.studies)
+        studies = sorted(self.studies, key=lambda study: (KINDS.index(study.kind), str(study.folder)))
+        body = [
+            [Word(study.kind), Word(study.title), Word(study.folder.as_posix()), Word(str(len(study.records)))]
+            for study in studies
+        ]
+        told = ", ".join(f"{count} of kind {kind}" for kind, count in counts.items())
+        notes = [f"{len(self.studies)} studies, {told}. All rows of one: python -m harness.leaderboard FOLDER"]
+        notes += ["All rows of all: --all. As a page with charts: --format html --out FOLDER"]
+        return Grid("All that was measured", ["kind", "study", "folder", "records"], body, notes, labels=3)

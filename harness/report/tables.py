@@ -6,20 +6,18 @@ seeds of measurements that differ in nothing else, so that nothing is averaged t
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from harness.record.record import Record
-from harness.report.footnotes import SEVERAL_LIBRARIES, UNTESTED, notes
-from harness.report.layout import Layout, header, labels
-from harness.report.measurements import Measurement, chosen, measurements
+from harness.report.footnotes import SEVERAL_LIBRARIES, UNTESTED, details, notes
+from harness.report.layout import Layout, header, labels, natural
+from harness.report.measurements import Measurement, measurements
 from harness.report.metrics import METRICS, Metric
 from harness.report.statistics import LEVEL, Hits, leaders
 from harness.report.text_table import Grid, Word
-from methods.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -55,21 +53,23 @@ class Table:
     rows: list[tuple[str, list[Value | None]]]
     kept: list[float | None]
     notes: list[str]
+    # What more there is to say, for who asks.
+    details: list[str]
 
     def lines(self) -> list[Measurement]:
         """Return the measurements behind the table, by model, bits, row and seed."""
         found = [line for _, values in self.rows for value in values if value for line in value.lines]
-        return sorted(found, key=lambda line: _natural((line.model, line.bits, line.method, line.backend, line.seed)))
+        return sorted(found, key=lambda line: natural((line.model, line.bits, line.method, line.backend, line.seed)))
 
-    def grid(self) -> Grid:
-        """Return the table as words to print."""
+    def grid(self, verbose: bool = False) -> Grid:
+        """Return the table as words to print, with all footnotes or two."""
         shown = any(share is not None for share in self.kept)
         header = [self.header, *self.columns, *(["kept, %"] if shown else [])]
         body = [
             [Word(label), *map(_word, values), *([Word(_share(share))] if shown else [])]
             for (label, values), share in zip(self.rows, self.kept, strict=True)
         ]
-        return Grid(self.title, header, body, self.notes)
+        return Grid(self.title, header, body, [*self.notes, *(self.details if verbose else [])])
 
 
 def _word(value: Value | None) -> Word:
@@ -86,37 +86,33 @@ def leaderboards(records: list[Record], layout: Layout | None = None) -> list[Ta
     Raises UsageError for unknown fields or metrics and for filters or metrics that leave nothing to show.
     """
     layout = layout or Layout()
-    layout.check()
-    lines = chosen(measurements(records), layout.filters)
-    if layout.metric:
-        lines = [line for line in lines if getattr(line, layout.metric) is not None]
-        if not lines:
-            raise UsageError(f"No measurement has a value of {layout.metric}.")
+    lines = layout.chosen(measurements(records))
     sets: dict[tuple[str, int, str], list[Measurement]] = {}
     for line in lines:
         sets.setdefault((line.data, line.n, line.data_sha256), []).append(line)
-    return [_table(sets[key], layout) for key in sorted(sets)]
+    return [table_of(sets[key], layout) for key in sorted(sets)]
 
 
-def _table(lines: list[Measurement], layout: Layout) -> Table:
-    """Lay out one image set's table."""
+def table_of(lines: list[Measurement], layout: Layout) -> Table:
+    """Lay out the table of one image set's measurements."""
     labelled = all(line.top1 is not None for line in lines)
     metric = METRICS[layout.metric or ("top1" if labelled else "agreement")]
     if metric.field == "retention" and "model" not in layout.columns:
         metric = replace(metric, tested=False)  # other models have other FP32 accuracies
     groups = _grouped(lines, layout)
-    keys = sorted({key for cells in groups.values() for key in cells}, key=_natural)
+    keys = sorted({key for cells in groups.values() for key in cells}, key=natural)
     columns = labels(keys, layout.column_key(), layout.columns)
     values = _marked([[_value(cells.get(key, []), metric) for key in keys] for cells in groups.values()], metric)
     rows = list(zip(labels(list(groups), layout.row_key(), layout.rows), values, strict=True))
     gaps = dict(zip((label for label, _ in rows), _gaps(values, metric), strict=True))
     rows.sort(key=lambda row: (gaps[row[0]], row[0]))
     kept = [_kept(found) if metric.field == "top1" else None for _, found in rows]
-    if metric.field == "top1" and "model" in layout.columns:
+    if metric.field == "top1" and ("model" in layout.columns or layout.one_model(lines)):
         rows, kept = [("FP32", _fp32(groups, keys)), *rows], [None, *kept]
     marks = {value.mark for _, found in rows for value in found if value}
     title = f"{metric.title} - {lines[0].data}, n = {lines[0].n}"
-    return Table(title, metric, header(layout.rows), columns, rows, kept, notes(lines, metric, marks))
+    told = (notes(lines, metric, marks), details(lines, metric))
+    return Table(title, metric, header(layout.rows), columns, rows, kept, *told)
 
 
 _Key: TypeAlias = tuple[Any, ...]
@@ -132,12 +128,6 @@ def _grouped(lines: list[Measurement], layout: Layout) -> _Groups:
         )
         groups.setdefault(row, {}).setdefault(column, []).append(line)
     return groups
-
-
-def _natural(key: _Key) -> list[tuple[int, str]]:
-    """Sort numbers inside words as numbers: w4a4, w4a8, w32a32."""
-    parts = [part for word in key for part in (*re.split(r"(\d+)", str(word)), "")]
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _value(lines: list[Measurement], metric: Metric) -> Value | None:

@@ -59,7 +59,7 @@ def _parts(grid: Grid, width: int) -> list[list[int]]:
     left = room
     for place in range(grid.labels, len(grid.header)):
         words = [row[place].text + row[place].mark for row in grid.body]
-        needed = max(map(len, [grid.header[place], *words])) + 3
+        needed = max(map(cell_len, [*grid.header[place].split(), *words])) + 3
         if needed > left and parts[-1]:
             parts.append([])
             left = room
@@ -80,7 +80,9 @@ def _print_part(grid: Grid, columns: list[int], number: str, last: bool, console
         widest = max(cell_len(text) for text in (grid.header[place], *(row[place].text for row in grid.body)))
         drawn.add_column(escape(grid.header[place]), overflow="fold", min_width=min(least, widest))
     for place in columns:
-        drawn.add_column(escape(grid.header[place]), justify="right", no_wrap=True)
+        words = [row[place].text + row[place].mark for row in grid.body]
+        least = max(map(cell_len, [*grid.header[place].split(), *words]))  # a head folds between words, no figure does
+        drawn.add_column(escape(grid.header[place]), justify="right", min_width=least)
     for row in grid.body:
         drawn.add_row(*(_rich(row[place]) for place in (*range(grid.labels), *columns)))
     console.print(drawn)

@@ -32,7 +32,7 @@ def test_one_seed_has_no_sd() -> None:
     [value] = dict(table.rows)["noise + minmax"]
     assert value is not None
     assert (value.mean, value.sd, value.best, value.text()) == (50.0, None, True, "50.00")
-    assert "one seed, so no sd" in table.notes[0]
+    assert "; seed 0;" in table.notes[0]
 
 
 def test_fp32_is_on_top_and_the_best_of_each_column_is_marked() -> None:
@@ -124,8 +124,8 @@ def test_without_labels_agreement_is_shown_and_said() -> None:
 
 def test_notes_give_seeds_and_the_largest_standard_error() -> None:
     [table] = leaderboards(seeds("noise", [50.0, 90.0]))
-    assert "Seeds 0, 1;" in table.notes[0]
-    assert "at most 5.00 points (n = 100)" in table.notes[2]  # 100 sqrt(0.5 0.5 / 100)
+    assert "sd over seeds 0, 1;" in table.notes[0]
+    assert "at most 5.00 points" in table.notes[0]  # 100 sqrt(0.5 0.5 / 100)
     assert not any("andom weights" in note for note in table.notes)
 
 
@@ -154,10 +154,8 @@ def test_markdown_is_this_text() -> None:
         "| real + minmax (real.x=a\\|b) | **60.00** | - | - |\n"
         "| noise + minmax | 50.00 | **50.00** | 62.5 |\n"
         "\n"
-        "- Simulated quantization. Seeds 0; one seed, so no sd.\n"
+        "- Simulated quantization; seed 0; standard error of one figure at most 5.00 points.\n"
         "- Bold: the best mean of a column; nothing was tested.\n"
-        "- Binomial standard error of one figure: at most 5.00 points (n = 100). "
-        "Kept: share of FP32 accuracy, mean over the columns.\n"
     )
 
 
@@ -190,9 +188,10 @@ def test_bold_is_the_leader_and_what_the_paired_test_does_not_find_worse() -> No
     assert [values[f"{name} + minmax"].p for name in ("first", "near", "far")] == pytest.approx(  # type: ignore[union-attr]
         [1.0, 2 * 0.0625, 3 * 2 / 2**20]
     )
-    assert "McNemar" in table.notes[1]
-    assert "level 5 %" in table.notes[1]
-    assert "Holm" in table.notes[1]
+    assert len(table.notes) == 2
+    assert "not significantly worse" in table.notes[1]
+    assert "McNemar" in table.grid(verbose=True).notes[3]
+    assert "level 5 %, Holm" in table.grid(verbose=True).notes[3]
 
 
 def test_a_row_that_cannot_be_tested_is_marked_and_not_bold() -> None:
@@ -233,7 +232,8 @@ def test_mixed_library_versions_are_flagged() -> None:
     [table] = leaderboards(records)
     assert "| noise + minmax | **50.00 ± 0.00**† |" in markdown([table.grid()])
     assert "| real + minmax | **50.00** |" in markdown([table.grid()])
-    assert any("2 sets of library versions: torch 2.0 / 2.1." in note for note in table.notes)
+    assert any("2 sets of library versions: torch 2.0 / 2.1." in note for note in table.details)
+    assert any(note.startswith("† averages over several") for note in table.notes)
 
 
 def test_differing_fp32_accuracies_are_said() -> None:
