@@ -40,7 +40,7 @@ def load_model(name: str, weights: str | None = None) -> nn.Module:
     from harness.inputs.weights import load_model as loaded
     from harness.inputs.zoo import select_models
 
-    entry = select_models([name])[0]
+    entry = select_models([name], weights)[0]
     return loaded(entry, find_weights(entry, weights))
 
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 from harness.cli.options import Inputs, Matrix, Running
 from harness.execute.resources import Resources, threads_for
 from harness.inputs import plugins as catalog
-from harness.inputs.image_sets import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked
+from harness.inputs.image_sets import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked, folder_of
 from harness.inputs.weights import find_weights, load_model
 from harness.inputs.zoo import ModelEntry, select_models
 from harness.plan.jobs import Request, RunSettings, Subject
@@ -47,7 +47,7 @@ def read_request(
     calibrate on: without, no real image is opened unless `images` names some.
     """
     catalog.load(absolute(inputs.plugin))
-    entries = select_models(matrix.models)
+    entries = select_models(matrix.models, inputs.weights)
     methods = [METHODS.get(name) for name in matrix.methods]
     owners: list[Method | Backend] = [*methods, *(BACKENDS.get(name) for name in matrix.backends)]
     bits = [read_bits(word) for word in matrix.bits]
@@ -58,7 +58,7 @@ def read_request(
     for entry, name, widths in product(entries, matrix.backends, bits):
         _check_formats(widths, BACKENDS.get(name), effective_config(BACKENDS.get(name), entry.name, overrides))
     data = _checked(images or _data(inputs, entries), entries, inputs.skip_bad_images)
-    calibration = _checked(_calibration(inputs) if real else {}, entries, inputs.skip_bad_images)
+    calibration = _checked(_calibration(inputs, entries) if real else {}, entries, inputs.skip_bad_images)
     subjects = [_subject(entry, inputs.weights) for entry in entries]
     for subject, widths in product(subjects, bits):
         check_layers(widths, subject.entry.name, load_model(subject.entry, subject.weights))
@@ -122,24 +122,26 @@ def refuse_unused(assignments: list[str], names: list[str]) -> None:
 
 def _data(inputs: Inputs, entries: list[ModelEntry]) -> dict[str, DataSource]:
     """Return where each task's evaluation images come from."""
-    limit = inputs.limit
     where = inputs.data or os.environ.get("DFQ_DATA")
     if where == DIGITS:
         strangers = [entry.name for entry in entries if entry.task != DIGITS]
         if strangers:
-            raise UsageError(f"{strangers[0]} is an ImageNet classifier; --data digits has no labels for it.")
-        where = None
-    return {
-        DIGITS: DataSource(DIGITS, limit),
-        "imagenet": DataSource(_absolute(where) if where else DEAD_LEAVES, limit),
-    }
+            raise UsageError(f"{strangers[0]} knows other classes; --data digits has no labels for it.")
+    return {entry.task: _source(where, entry, inputs.limit) for entry in entries}
 
 
-def _calibration(inputs: Inputs) -> dict[str, DataSource]:
+def _source(where: str | None, entry: ModelEntry, limit: int | None) -> DataSource:
+    if entry.task == DIGITS:
+        return DataSource(DIGITS, limit)
+    return folder_of(entry, _absolute(where), limit) if where else DataSource(DEAD_LEAVES, limit)
+
+
+def _calibration(inputs: Inputs, entries: list[ModelEntry]) -> dict[str, DataSource]:
     """Return where each task's real calibration images come from."""
     found = {DIGITS: DataSource(DIGITS_TRAIN)}
     if inputs.calib_data:
-        found["imagenet"] = DataSource(_absolute(inputs.calib_data))
+        others = [entry for entry in entries if entry.task != DIGITS]
+        found |= {entry.task: folder_of(entry, _absolute(inputs.calib_data)) for entry in others}
     return found
 
 

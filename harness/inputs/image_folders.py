@@ -1,7 +1,7 @@
 """Folders of images on disk: which files, which class each is of, which of them are damaged.
 
-Two layouts: class folders named by WordNet id (any subset of ImageNet's 1000), and a flat folder with a
-`labels.csv` of the columns path,label (label: class index or WordNet id).
+Two layouts: class folders named by class (any subset of the model's classes: WordNet ids for ImageNet's 1000), and a
+flat folder with a `labels.csv` of the columns path,label (label: class index or class name).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import csv
 import os
 import stat
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -37,30 +38,40 @@ def class_index() -> dict[str, int]:
     return {wnid: index for index, wnid in enumerate(sorted(ImageNetInfo("imagenet-1k").label_names()))}
 
 
-def list_images(root: Path) -> list[tuple[str, int]]:
+def list_images(root: Path, names: tuple[str, ...] | None = None) -> list[tuple[str, int]]:
     """Return (path relative to root, class index) of every image, sorted by path.
 
-    Raises UsageError when the folder is missing, holds no images, or has class folders that are no
-    ImageNet classes.
+    names: of the classes, by index; None: ImageNet-1k's. Raises UsageError when the folder is missing, holds no
+    images, or has class folders that bear no class's name.
     """
     if not root.is_dir():
         raise UsageError(f"There is no data folder {root}.")
     table = root / "labels.csv"
-    files = _from_table(root, table) if table.is_file() else _from_class_folders(root)
+    known = class_index() if names is None else {name: index for index, name in enumerate(names)}
+    files = _from_table(root, table, known) if table.is_file() else _from_class_folders(root, known)
     if not files:
         raise UsageError(f"{root} holds no images (looked for {', '.join(sorted(_SUFFIXES))}).")
     return sorted(files)
 
 
-def _from_class_folders(root: Path) -> list[tuple[str, int]]:
-    known = class_index()
-    folders = sorted(child for child in root.iterdir() if _is_folder(child))
+def folder_names(root: Path) -> tuple[str, ...]:
+    """Return the names of the visible folders in a folder, sorted, none where there is no such folder."""
+    return tuple(sorted(child.name for child in root.iterdir() if _is_folder(child))) if root.is_dir() else ()
+
+
+def _from_class_folders(root: Path, known: Mapping[str, int]) -> list[tuple[str, int]]:
+    folders = [root / name for name in folder_names(root)]
     unknown = [folder.name for folder in folders if folder.name not in known]
     if unknown:
         names = ", ".join(unknown[:3])
+        if known is class_index():
+            raise UsageError(
+                f"{root} has {len(unknown)} folders that are no ImageNet class (such as {names}); "
+                "class folders are named by WordNet id (n01440764)."
+            )
         raise UsageError(
-            f"{root} has {len(unknown)} folders that are no ImageNet class (such as {names}); "
-            "class folders are named by WordNet id (n01440764)."
+            f"{root} has {len(unknown)} folders that are no class of the model (such as {names}); "
+            f"its classes are {shortened(', '.join(known), 80)}."
         )
     return [
         (path.relative_to(root).as_posix(), known[folder.name])
@@ -77,7 +88,7 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.name.startswith(".")
 
 
-def _from_table(root: Path, table: Path) -> list[tuple[str, int]]:
+def _from_table(root: Path, table: Path, known: Mapping[str, int]) -> list[tuple[str, int]]:
     """Read labels.csv, each line on its own: no name spans lines, and a stray quote is blamed on its own line."""
     try:
         lines = table.read_text(encoding="utf-8-sig").split("\n")
@@ -91,7 +102,7 @@ def _from_table(root: Path, table: Path) -> list[tuple[str, int]]:
         place = f"{table}, line {number}"
         if fields := _fields(line, place):
             row = dict(zip(header, fields, strict=False))
-            files.append((_file(root, row.get("path"), place), _label(row.get("label"), place)))
+            files.append((_file(root, row.get("path"), place), _label(row.get("label"), place, known)))
     return files
 
 
@@ -117,15 +128,16 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def _label(text: str | None, place: str) -> int:
-    """Read a class index or a WordNet id."""
+def _label(text: str | None, place: str, known: Mapping[str, int]) -> int:
+    """Read a class index or a class name."""
     word = (text or "").strip()
-    if word in class_index():
-        return class_index()[word]
+    if word in known:
+        return known[word]
     digits = word.lstrip("0") or word[-1:]
-    if digits.isascii() and digits.isdecimal() and len(digits) < 5 and int(digits) < len(class_index()):
+    if digits.isascii() and digits.isdecimal() and len(digits) < 6 and int(digits) < len(known):
         return int(digits)
-    raise UsageError(f"{place}: {shortened(word)!r} is neither a class index 0..999 nor a WordNet id.")
+    name = "a WordNet id" if known is class_index() else "a class of the model"
+    raise UsageError(f"{place}: {shortened(word)!r} is neither a class index 0..{len(known) - 1} nor {name}.")
 
 
 def decode(path: Path, transform: Any) -> NDArray[np.uint8]:

@@ -23,7 +23,7 @@ from harness.inputs import image_folders as folders
 from harness.inputs.dead_leaves import dead_leaves
 from harness.inputs.digits import digits_split
 from harness.inputs.seeds import derived_seed
-from harness.inputs.zoo import ModelEntry
+from harness.inputs.zoo import IMAGENET, ModelEntry
 from harness.record.cells import ImageIdentity
 from harness.record.files import hash_key
 from methods.errors import UsageError
@@ -54,7 +54,7 @@ class ImageSet(ABC):
 
     @abstractmethod
     def pixels(self, index: int, entry: ModelEntry) -> NDArray[np.uint8]:
-        """Return image `index` as the model's eval transform cuts it, uint8 [3, H, W]."""
+        """Return image `index` as the model's eval transform cuts it, uint8 [C, H, W]."""
 
     def identity(self) -> ImageIdentity:
         """Return what names this set in a cell."""
@@ -76,7 +76,7 @@ class ArrayImages(ImageSet):
         from PIL import Image
 
         image = self.images[index]
-        if image.shape[:2] == (entry.size, entry.size):
+        if image.shape == (entry.size, entry.size, len(entry.mean)):
             return np.ascontiguousarray(image.transpose(2, 0, 1))
         pixels: NDArray[np.uint8] = _transform(entry)(Image.fromarray(image))
         return pixels
@@ -103,29 +103,49 @@ def _transform(entry: ModelEntry) -> Any:
     """Return timm's eval transform of an entry up to uint8 pixels (normalization comes later, in batches)."""
     from timm.data import create_transform
 
-    return create_transform(
-        (3, entry.size, entry.size),
+    cut = create_transform(
+        (len(entry.mean), entry.size, entry.size),
         is_training=False,
         use_prefetcher=True,
         interpolation=entry.interpolation,
         crop_pct=entry.crop,
+        crop_mode=entry.crop_mode,
     )
+    return (lambda image: cut(image.convert("L"))) if len(entry.mean) == 1 else cut
 
 
 @dataclass(frozen=True)
 class DataSource:
     """How to open an image set again, in any process: `where` is a folder, "digits", "digits-train", "dead-leaves" or
     "dead-leaves-search"; limit: a fixed, seeded, class-balanced subset, the smaller a part of the larger; excluded:
-    files of the folder to leave out."""
+    files of the folder to leave out; class_names: by class index, None for ImageNet-1k's."""
 
     where: str
     limit: int | None = None
     excluded: tuple[str, ...] = ()
+    class_names: tuple[str, ...] | None = None
 
     @property
     def folder(self) -> Path | None:
         """The folder, or None for a built-in set."""
         return None if self.where in _BUILT_IN else Path(self.where)
+
+
+def folder_of(entry: ModelEntry, where: str, limit: int | None = None) -> DataSource:
+    """Return the source of a folder of images for a model.
+
+    Classes are the model's; where nobody says their names they are the folder's class folders in sorted order, as
+    torchvision's ImageFolder counts them. Raises UsageError when those are not as many as the model has classes.
+    """
+    if entry.task == IMAGENET:
+        return DataSource(where, limit)
+    names = entry.class_names or folders.folder_names(Path(where))
+    if entry.classes not in (0, len(names)):
+        raise UsageError(
+            f"{where} has {len(names)} class folders, and {entry.name} has {entry.classes} classes; class_names in a "
+            "TOML file beside its checkpoint tell which are which."
+        )
+    return DataSource(where, limit, class_names=names)
 
 
 @lru_cache
@@ -148,7 +168,7 @@ def open_images(source: DataSource) -> ImageSet:
 def _chosen(root: Path, source: DataSource) -> list[tuple[str, int]]:
     """Return (path, class) of the images of a folder that a source stands for; none of them is opened."""
     out = frozenset(source.excluded)
-    files = [file for file in folders.list_images(root) if file[0] not in out]
+    files = [file for file in folders.list_images(root, source.class_names) if file[0] not in out]
     if not files:
         raise UsageError(f"{root} holds no readable image.")
     return [files[i] for i in limited([label for _, label in files], source.limit)]
@@ -195,11 +215,11 @@ def limited(labels: list[int], limit: int | None) -> list[int]:
 
 
 def load_pixels(source: DataSource, entry: ModelEntry, indices: Sequence[int]) -> Tensor:
-    """Return uint8 pixels [len(indices), 3, H, W]; small sets are decoded once and kept in memory."""
+    """Return uint8 pixels [len(indices), C, H, W]; small sets are decoded once and kept in memory."""
     import torch
 
     images = open_images(source)
-    if len(images) * 3 * entry.size**2 <= _MEMORY_LIMIT:
+    if len(images) * len(entry.mean) * entry.size**2 <= _MEMORY_LIMIT:
         return _all_pixels(source, entry)[torch.as_tensor(indices)]
     return decode_pixels(images, entry, indices)
 
@@ -211,7 +231,7 @@ def _all_pixels(source: DataSource, entry: ModelEntry) -> Tensor:
 
 
 def decode_pixels(images: ImageSet, entry: ModelEntry, indices: Sequence[int]) -> Tensor:
-    """Return uint8 pixels [len(indices), 3, H, W], decoded on a few threads (Pillow releases the lock)."""
+    """Return uint8 pixels [len(indices), C, H, W], decoded on a few threads (Pillow releases the lock)."""
     import torch
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

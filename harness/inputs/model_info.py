@@ -16,11 +16,12 @@ def configuration(entry: ModelEntry) -> dict[str, Any]:
     """Return what a model of the zoo is to say of itself, in timm's words."""
     architecture, _, tag = entry.tag.partition(".")
     return {
-        "architecture": architecture,
+        "architecture": entry.architecture or architecture,
         "tag": tag,
         "input_size": (len(entry.mean), entry.size, entry.size),
         "interpolation": entry.interpolation,
         "crop_pct": entry.crop,
+        "crop_mode": entry.crop_mode,
         "mean": entry.mean,
         "std": entry.std,
     }

@@ -1,4 +1,4 @@
-"""Find a model's weights and load them, strictly: embedded, from a folder, from timm's hub, or random.
+"""Find a model's weights and load them, strictly: embedded, from a folder or a file, from timm's hub, or random.
 
 Every source but `random` comes down to one file, whose sha256 goes into all keys and records. Nothing is
 ever unpickled beyond tensors (`weights_only=True`).
@@ -7,15 +7,17 @@ ever unpickled beyond tensors (`weights_only=True`).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from harness.inputs.checkpoints import load_strictly
 from harness.inputs.digits import EMBEDDED
 from harness.inputs.model_info import configuration
-from harness.inputs.zoo import ModelEntry
-from harness.record.files import hash_file, user_path
+from harness.inputs.own_models import checkpoint_named, classifiers
+from harness.inputs.zoo import ModelEntry, build_model
+from harness.record.files import hash_file, hash_key, user_path
 from methods.contracts import ImageSpace
 from methods.errors import UsageError
 
@@ -28,7 +30,8 @@ RANDOM = "random"
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the weights are: `path` is None for random ones, whose `sha256` is the word "random"."""
+    """Where the weights are: `path` is None for random ones, whose `sha256` is the word "random"; of a checkpoint of
+    one's own it is that of its file together with what is said of it."""
 
     path: Path | None
     sha256: str
@@ -37,15 +40,22 @@ class Weights:
 def find_weights(entry: ModelEntry, source: str | None) -> Weights:
     """Locate the weights of `entry`.
 
-    source: None (embedded models: the package; others: `DFQ_WEIGHTS`, else timm's hub), a folder, or
-    "random". Raises UsageError when there is no such file and none can be fetched.
+    source: None (embedded models: the package; others: `DFQ_WEIGHTS`, else timm's hub), a folder, a file for an entry
+    that describes it, or "random". Raises UsageError when there is no such file and none can be fetched.
     """
     if source == RANDOM:
         return Weights(None, RANDOM)
+    if entry.architecture and (file := checkpoint_named(source)) is not None:
+        return Weights(file, hash_key([hash_file(file), _described(entry)]))
     if entry.build is not None:
         return _at(EMBEDDED / f"{entry.tag}.safetensors")
     folder = source or os.environ.get("DFQ_WEIGHTS")
     return _at(_in_folder(entry, user_path(folder)) if folder else _from_hub(entry))
+
+
+def _described(entry: ModelEntry) -> dict[str, Any]:
+    """Return all that results depend on beside the tensors: one's own file may be measured under two descriptions."""
+    return {field.name: getattr(entry, field.name) for field in fields(entry) if field.name not in ("name", "build")}
 
 
 def _at(path: Path) -> Weights:
@@ -85,61 +95,23 @@ def _ways(entry: ModelEntry) -> str:
 def load_model(entry: ModelEntry, weights: Weights) -> nn.Module:
     """Build the model and load its weights; returns it frozen, in eval mode, on the CPU.
 
-    Raises UsageError when the model cannot be run dry, when the file is damaged, is not a plain checkpoint, or is of
-    another architecture (naming the first keys that do not fit).
+    What had to be done for a checkpoint to fit stands in its `pretrained_cfg` as `adapted`. Raises UsageError when the
+    model cannot be run dry, and for a file that does not hold its weights (`harness.inputs.checkpoints`).
     """
-    import timm
     import torch
 
     from methods.models.architecture import check_runs, check_supported
 
     torch.manual_seed(0)  # random weights are the same everywhere; loaded ones replace them all
-    model = entry.build() if entry.build else timm.create_model(entry.tag, pretrained=False)
+    model = build_model(entry)
+    vars(model)["pretrained_cfg"] = told = configuration(entry)
     check_supported(model)
     if entry.expected_top1 is None:
         check_runs(model)
     if weights.path is not None:
-        _load_strictly(model, entry, weights.path)
-    vars(model)["pretrained_cfg"] = configuration(entry)
+        dropped = () if entry.classes else classifiers(told["architecture"])
+        told["adapted"] = load_strictly(model, entry.tag, weights.path, dropped)
     return model.eval().requires_grad_(False)
-
-
-def _load_strictly(model: nn.Module, entry: ModelEntry, path: Path) -> None:
-    import torch
-    from timm.models import load_state_dict as read
-    from timm.models.swin_transformer import SwinTransformer, checkpoint_filter_fn
-
-    try:
-        tensors = read(str(path), device="cpu", weights_only=True)
-        if isinstance(model, SwinTransformer):  # Microsoft's own files name and number some tensors otherwise
-            tensors = checkpoint_filter_fn(tensors, model)
-        if not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-            raise TypeError("it holds more than tensors")
-    except Exception as error:  # safetensors, pickle and zip readers raise many kinds for a damaged file
-        reason = (str(error) or "no reason given").splitlines()[0][:120]
-        raise UsageError(
-            f"{path} cannot be read as a checkpoint of tensors ({type(error).__name__}: {reason})."
-        ) from error
-    misfits = _misfits({k: v.shape for k, v in model.state_dict().items()}, {k: v.shape for k, v in tensors.items()})
-    if misfits:
-        raise UsageError(f"{path} is not a checkpoint of {entry.tag}: {'; '.join(misfits[:3])}.")
-    broken = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        raise UsageError(f"{path} holds NaN or infinity in {', '.join(broken[:3])}{more}.")
-    model.load_state_dict(tensors, strict=True)
-
-
-def _misfits(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> list[str]:
-    """Describe every key that is missing, superfluous or of another shape."""
-    lacking = [f"{key} is missing" for key in wanted if key not in found]
-    strange = [f"{key} is not part of the model" for key in found if key not in wanted]
-    reshaped = [
-        f"{key} has shape {tuple(found[key])}, not {tuple(wanted[key])}"
-        for key in wanted
-        if key in found and tuple(found[key]) != tuple(wanted[key])
-    ]
-    return lacking + reshaped + strange
 
 
 def image_space(entry: ModelEntry) -> ImageSpace:

@@ -3,7 +3,8 @@
 Bare timm names do not mean the checkpoints the papers used, so every entry names `arch.tag`. Transforms
 are the papers' (DeiT at crop 0.875, ViT and Swin at 0.9, bicubic); expected top-1 is FP32 on the 50,000
 ImageNet validation images as the papers give it (vit_t: timm's own table). Other timm models of known
-families (`methods.models.family`) go by their full name, with timm's own transform and no expected accuracy.
+families (`methods.models.family`) go by their full name, with timm's own transform and no expected accuracy; a
+checkpoint of one's own is described by `harness.inputs.own_models`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.inputs.digits import IMAGE_SIZE, build_swin_digits, build_vit_digits
 from methods.errors import UsageError, unknown_name
@@ -25,9 +26,21 @@ HALF = (0.5, 0.5, 0.5)
 IMAGENET_CLASSES = 1000
 
 
+IMAGENET, OWN, FEATURES = "imagenet", "own", "features"
+"""Tasks of models that are not embedded: ImageNet-1k's classes, those of a checkpoint of one's own, and none at all.
+The other sets of ImageNet are tasks by timm's name."""
+
+
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model: `tag` is timm's `arch.tag` or the embedded file's stem; `task` the labels it knows."""
+    """A model, how it is built, and how pictures become its input.
+
+    tag: timm's `arch.tag`, or the embedded file's stem; mean, std: of pixels in [0, 1], as many as the model takes
+    channels; task: the labels it knows ("digits" or one of those above); classes: of its head, 0 for a backbone
+    without one, whose output is its pooled feature; class_names: in the order of its outputs, empty for ImageNet-1k
+    and where nobody says them; architecture: timm's name of what is built, empty where the tag tells it; arguments:
+    further ones of timm's constructor.
+    """
 
     name: str
     tag: str
@@ -37,9 +50,13 @@ class ModelEntry:
     expected_top1: float | None = None
     size: int = 224
     interpolation: str = "bicubic"
-    task: str = "imagenet"
+    task: str = IMAGENET
     classes: int = IMAGENET_CLASSES
     build: Callable[[], nn.Module] | None = None
+    crop_mode: str = "center"
+    class_names: tuple[str, ...] = ()
+    architecture: str = ""
+    arguments: tuple[tuple[str, Any], ...] = ()
 
 
 def _deit(name: str, arch: str, top1: float) -> ModelEntry:
@@ -77,20 +94,33 @@ ENTRIES = {
 }
 
 
-def select_models(patterns: list[str]) -> list[ModelEntry]:
+def select_models(patterns: list[str], weights: str | None = None) -> list[ModelEntry]:
     """Return the entries for short names, globs over them, and full timm names, without repeats.
 
-    Raises UsageError for a name neither the zoo nor timm knows, and for a glob that matches nothing.
+    weights: what `--weights` says; where that is a file, the one model named is described by it
+    (`harness.inputs.own_models`). Raises UsageError for a name neither the zoo nor timm knows, and for a glob that
+    matches nothing.
     """
+    from harness.inputs.own_models import checkpoint_named, own_entry
+
     chosen: dict[str, ModelEntry] = {}
     for pattern in patterns:
         matches = [ENTRIES[name] for name in fnmatch.filter(ENTRIES, pattern)] or [_timm_entry(pattern)]
         chosen |= {entry.name: entry for entry in matches}
-    return list(chosen.values())
+    entries = list(chosen.values())
+    file = checkpoint_named(weights)
+    if file is None:
+        return entries
+    if len(entries) != 1 or entries[0].build is not None:
+        raise UsageError(f"{file} holds one model: name its architecture, such as --models vit_tiny_patch16_224.")
+    return [own_entry(entries[0], file)]
 
 
 def _timm_entry(name: str) -> ModelEntry:
-    """Return an entry for a full timm name of an ImageNet-1k classifier; raises UsageError otherwise."""
+    """Return an entry for a full timm name; raises UsageError for a name or a family that is not known.
+
+    Classes are ImageNet's if timm knows them as one of its sets; any other model is taken as a backbone.
+    """
     import timm
     from timm.models import get_pretrained_cfg
 
@@ -98,15 +128,17 @@ def _timm_entry(name: str) -> ModelEntry:
 
     arch = name.partition(".")[0]
     tags = timm.list_pretrained(f"{arch}.*") if timm.is_model(arch) else []
-    if name != arch and name not in tags:
+    if name not in (arch, *tags):
         raise unknown_name("model", name, [*ENTRIES, *tags])
     cfg = get_pretrained_cfg(name) if timm.is_model(arch) else None
     if cfg is None:
         raise unknown_name("model", name, ENTRIES)
     family_named(name)
-    if cfg.num_classes != IMAGENET_CLASSES:
-        raise UsageError(f"{name} has {cfg.num_classes} classes; only ImageNet-1k classifiers can be measured.")
+    _, height, width = cfg.input_size
+    if height != width:
+        raise UsageError(f"{name} takes images of {height} x {width} pixels; only square ones can be made.")
     tag = f"{arch}.{cfg.tag}" if cfg.tag else arch
+    task, names = _labels(cfg.num_classes)
     return ModelEntry(
         name=tag,
         tag=tag,
@@ -114,9 +146,46 @@ def _timm_entry(name: str) -> ModelEntry:
         crop=cfg.crop_pct,
         mean=tuple(cfg.mean),
         std=tuple(cfg.std),
-        size=cfg.input_size[-1],
+        size=width,
         interpolation=cfg.interpolation,
+        crop_mode=cfg.crop_mode,
+        task=task,
+        classes=0 if task == FEATURES else cfg.num_classes,
+        class_names=names,
     )
+
+
+def _labels(classes: int) -> tuple[str, tuple[str, ...]]:
+    """Return the task of a model of timm with so many outputs, and the WordNet ids of a larger set of ImageNet."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset({"num_classes": classes})
+    if classes == IMAGENET_CLASSES or subset is None:
+        return FEATURES if subset is None else IMAGENET, ()
+    return subset, tuple(ImageNetInfo(subset).label_names())
+
+
+def build_model(entry: ModelEntry) -> nn.Module:
+    """Return a new model of an entry with random weights; raises UsageError when timm cannot build it.
+
+    Most architectures take the size of their images; those that do not run on any, or are refused by a dry run.
+    """
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    if entry.build is not None:
+        return entry.build()
+    name = entry.architecture or entry.tag
+    usual = get_pretrained_cfg(name)
+    options: dict[str, Any] = {"num_classes": entry.classes, "in_chans": len(entry.mean)} | dict(entry.arguments)
+    sized = {"img_size": entry.size} if usual and entry.size != usual.input_size[-1] else {}
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=False, **options, **sized)
+    except TypeError as error:
+        if "img_size" not in str(error):
+            raise UsageError(f"timm cannot build {name} so: {error}.") from error
+        model = timm.create_model(name, pretrained=False, **options)
+    return model
 
 
 # Of the zoo's models, for records that do not say it themselves; a test counts them again.

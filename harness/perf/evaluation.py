@@ -101,7 +101,7 @@ def evaluation_lines(arguments: argparse.Namespace) -> list[tuple[str, ...]]:
     """Measure every model, backend and bit-width asked for."""
     return [
         measure(entry, backend, bits, arguments)
-        for entry in select_models(arguments.models.split(","))
+        for entry in select_models(arguments.models.split(","), arguments.weights)
         for backend in arguments.backends.split(",")
         for bits in arguments.bits.split(",")
     ]

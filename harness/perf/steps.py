@@ -131,7 +131,7 @@ def step_lines(arguments: argparse.Namespace) -> list[tuple[str, ...]]:
 
     return [
         measure(entry, method, precision, arguments)
-        for entry in select_models(arguments.models.split(","))
+        for entry in select_models(arguments.models.split(","), arguments.weights)
         for method in arguments.methods.split(",")
         for precision in arguments.precision.split(",")
     ]

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from harness.inputs.image_sets import open_images
-from harness.inputs.zoo import PARAMETERS, ModelEntry
+from harness.inputs.zoo import PARAMETERS, ModelEntry, build_model
 from harness.plan.jobs import CellJob, Job, ReferenceJob, SynthesisJob
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
@@ -39,14 +39,13 @@ class Footprint:
 @lru_cache
 def footprint(entry: ModelEntry) -> Footprint:
     """Count a model's footprint on meta tensors, which hold no memory."""
-    import timm
     import torch
     from accelerate import init_empty_weights
     from accelerate.utils import compute_module_sizes
     from torch.utils.flop_counter import FlopCounterMode
 
     with init_empty_weights(include_buffers=True):
-        model = entry.build() if entry.build else timm.create_model(entry.tag, pretrained=False)
+        model = build_model(entry)
     model = model.to("meta").eval()
     kept: list[float] = []
 
@@ -55,7 +54,7 @@ def footprint(entry: ModelEntry) -> Footprint:
 
     hooks = [m.register_forward_hook(count) for m in model.modules() if not list(m.children())]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.empty((1, 3, entry.size, entry.size), device="meta"))
+        model(torch.empty((1, len(entry.mean), entry.size, entry.size), device="meta"))
     for hook in hooks:
         hook.remove()
     return Footprint(float(counter.get_total_flops()), compute_module_sizes(model)[""] / 2**20, sum(kept), max(kept))

@@ -42,12 +42,14 @@ class Versions(Struct, frozen=True):
 class UsedWeights(Struct, frozen=True, omit_defaults=True):
     """The model's weights."""
 
-    # Tag of the pretrained weights.
+    # Tag of the pretrained weights; of a checkpoint of one's own, its architecture and the name of its file.
     tag: str
-    # Checksum of their file.
+    # Checksum of their file; of a checkpoint of one's own, of it together with what is said of its input and classes.
     sha256: str
     # How many parameters the model has.
     parameters: Count | None = None
+    # What was done for the file to fit the model: tensors resampled to another image size, renamed or left out.
+    adapted: tuple[str, ...] = ()
 
 
 class Provenance(Struct, frozen=True, omit_defaults=True):

@@ -52,7 +52,7 @@ def read_search_run(single: Single, options: SearchOptions, inputs: Inputs, runn
     catalog.load(absolute(inputs.plugin))
     metrics = _metrics(options)
     matrix = single.matrix("A search")
-    [entry] = select_models(matrix.models)
+    [entry] = select_models(matrix.models, inputs.weights)
     source = search_source(options.search_data, inputs.limit, entry, metrics)
     shared = shared_images(inputs.data, entry, source)
     if shared and not options.allow_test_tuning:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from harness.inputs.image_sets import (
@@ -19,6 +20,7 @@ from harness.inputs.image_sets import (
     ArrayImages,
     DataSource,
     FolderImages,
+    folder_of,
     open_images,
 )
 from harness.inputs.zoo import ModelEntry
@@ -44,7 +46,9 @@ def search_source(where: str | None, limit: int | None, entry: ModelEntry, metri
         raise UsageError(f"--search-data {where} does not fit {entry.name}, which classifies {entry.task} images.")
     if where == PROCEDURAL and labelled:
         raise UsageError(f"Procedural images have no labels, which {labelled[0]} needs; search by agreement or kl.")
-    return DataSource(_NAMED.get(where) or str(Path(where).expanduser().absolute()), limit)
+    if where in _NAMED:
+        return DataSource(_NAMED[where], limit)
+    return folder_of(entry, str(Path(where).expanduser().absolute()), limit)
 
 
 def shared_images(reported: str | None, entry: ModelEntry, source: DataSource) -> int:
@@ -53,8 +57,10 @@ def shared_images(reported: str | None, entry: ModelEntry, source: DataSource) -
     where = reported or os.environ.get("DFQ_DATA")
     if source.where == SEARCH_LEAVES or (entry.task != DIGITS and not where):
         return 0
-    folder = DIGITS if entry.task == DIGITS else str(Path(str(where)).expanduser().absolute())
-    return len(_marks(source) & _marks(DataSource(folder)))
+    if entry.task == DIGITS:
+        return len(_marks(source) & _marks(DataSource(DIGITS)))
+    folder = str(Path(str(where)).expanduser().absolute())
+    return len(_marks(source) & _marks(folder_of(entry, folder)))
 
 
 def _marks(source: DataSource) -> set[str]:
@@ -71,4 +77,4 @@ def rungs(source: DataSource, asha: bool) -> list[DataSource]:
     count = len(open_images(source))
     smallest = math.ceil(count / 2 ** (_RUNGS - 1))
     sizes = [min(smallest * 2**power, count) for power in range(_RUNGS)] if asha else [count]
-    return [DataSource(source.where, size, source.excluded) for size in dict.fromkeys(sizes)]
+    return [replace(source, limit=size) for size in dict.fromkeys(sizes)]

@@ -62,7 +62,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     from harness.report.formats.markdown import markdown
 
     catalog.load()
-    [entry] = select_models([arguments.model])
+    [entry] = select_models([arguments.model], arguments.weights)
     found = _sensitivities(entry, arguments)
     grid = table(f"{entry.name}, every part alone, {arguments.backend}", found)
     print_table(grid, Console())
@@ -95,12 +95,12 @@ def _widths(text: str) -> list[int]:
 
 def _images(entry: ModelEntry, where: str, count: int) -> Tensor:
     """Return normalized images [n, C, H, W]; synthetic ones are kept normalized in a synthesis' file."""
-    from harness.inputs.image_sets import DataSource, checked, load_pixels, open_images
+    from harness.inputs.image_sets import DataSource, checked, folder_of, load_pixels, open_images
     from harness.inputs.weights import image_space
 
     if where.endswith(".safetensors"):
         return _kept(Path(where))[:count]
-    source = checked(DataSource(where, count), skip_bad=False)
+    source = checked(folder_of(entry, where, count) if Path(where).is_dir() else DataSource(where, count), False)
     pixels = load_pixels(source, entry, range(len(open_images(source))))
     return image_space(entry).normalize(pixels)
 

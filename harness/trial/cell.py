@@ -47,7 +47,7 @@ def run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
     found, correct = metrics(logits, reference, open_images(job.data).labels)
     made, cached = synthesis.about["stage"], synthesis.about.get("run") != settings.run
     record = Finished(
-        **common(job, settings, sum(parameter.numel() for parameter in model.parameters())),
+        **common(job, settings, model),
         metrics=Metrics(**found),
         stages=Stages(
             synthesize=Stage(made["seconds"], made["peak_mb"], cached),

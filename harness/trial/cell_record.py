@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
+from harness.inputs.model_info import told
 from harness.plan.jobs import CellJob, Job, RunSettings
 from harness.record.cells import Cell
 from harness.record.parse import UnsoundRecord
 from harness.record.record import SCHEMA, Config, Failed, Provenance, UsedWeights, Versions
 from harness.record.records import write_record
 from harness.trial.provenance import library_versions, provenance
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Common(TypedDict):
@@ -27,16 +31,18 @@ class Common(TypedDict):
     provenance: Provenance
 
 
-def common(job: CellJob, settings: RunSettings, parameters: int | None = None) -> Common:
-    """Return the fields every record of the job has; parameters: how many the model has, where it was made."""
+def common(job: CellJob, settings: RunSettings, model: nn.Module | None = None) -> Common:
+    """Return the fields every record of the job has; model: the FP32 one, where it was made."""
     identity = job.identity
+    parameters = None if model is None else sum(parameter.numel() for parameter in model.parameters())
+    adapted = () if model is None else told(model).get("adapted", ())
     return {
         "schema": SCHEMA,
         "key": job.key,
         "cell": job.cell,
         "config": Config(asdict(job.method_config), asdict(job.backend_config)),
         "versions": Versions(identity.method_version, identity.backend_version, library_versions()),
-        "weights": UsedWeights(job.subject.entry.tag, identity.weights_sha256, parameters),
+        "weights": UsedWeights(job.subject.entry.tag, identity.weights_sha256, parameters, adapted),
         "meaningless": job.subject.weights.path is None,
         "simulated": True,
         "provenance": provenance(settings),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.inputs.zoo import ModelEntry
+from harness.inputs.zoo import IMAGENET, ModelEntry
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,8 +62,8 @@ def contact_sheet(entry: ModelEntry, tensors: dict[str, Tensor], title: str = ""
 
 def class_names(entry: ModelEntry) -> Sequence[str]:
     """Return a name for every class of a model."""
-    if entry.task != "imagenet":
-        return [str(index) for index in range(entry.classes)]
+    if entry.task != IMAGENET:
+        return entry.class_names or [str(index) for index in range(entry.classes)]
     from timm.data import ImageNetInfo
 
     names: list[str] = ImageNetInfo("imagenet-1k").label_descriptions()
@@ -71,11 +71,12 @@ def class_names(entry: ModelEntry) -> Sequence[str]:
 
 
 def denormalized(entry: ModelEntry, image: Tensor) -> NDArray[np.uint8]:
-    """Return a normalized image [C, H, W] as uint8 pixels [H, W, C]; values outside [0, 1] are clipped."""
+    """Return a normalized image [C, H, W] as uint8 pixels [H, W, 3], grey or coloured; values outside [0, 1] are
+    clipped."""
     mean, std = np.array(entry.mean), np.array(entry.std)
     pixels = image.numpy().transpose(1, 2, 0) * std + mean
     result: NDArray[np.uint8] = np.round(pixels.clip(0, 1) * 255).astype(np.uint8)
-    return result
+    return result.repeat(3, axis=-1) if len(mean) == 1 else result
 
 
 def _picture(entry: ModelEntry, image: Tensor) -> Image.Image:

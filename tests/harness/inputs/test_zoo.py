@@ -70,9 +70,16 @@ def test_bare_timm_names_are_pinned_to_their_default_tag() -> None:
     assert entry.tag == "deit_tiny_patch16_224.fb_in1k"
 
 
-def test_models_without_the_thousand_classes_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"vit_tiny_patch16_224\.augreg_in21k has 21843 classes"):
-        select_models(["vit_tiny_patch16_224.augreg_in21k"])
+def test_larger_sets_of_imagenet_bring_their_classes() -> None:
+    [entry] = select_models(["vit_tiny_patch16_224.augreg_in21k"])
+    assert (entry.classes, len(entry.class_names), entry.task) == (21843, 21843, "imagenet-21k-goog")
+    assert entry.class_names[:2] == ("n00004475", "n00005787")  # organism, benthos: the first synsets by number
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2.lvd142m", "vit_base_patch16_clip_224.openai"])
+def test_backbones_have_no_classes(name: str) -> None:
+    [entry] = select_models([name])
+    assert (entry.classes, entry.class_names, entry.task) == (0, (), "features")
 
 
 def test_what_timm_knows_and_this_project_does_not_is_another_sentence_than_the_unknown() -> None:
