@@ -214,7 +214,7 @@ def test_a_model_of_ones_own_from_training_to_its_table(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = 100 * (model(images).argmax(1) == labels).double().mean().item()
     assert expected > 80
-    records = load_records([tmp_path / "r"]).sound
+    records: list[Any] = load_records([tmp_path / "r"]).sound
     assert [record.metrics.fp32_top1 for record in records] == [expected] * 2
     assert all(abs(record.metrics.top1 - expected) < 3 for record in records)
     assert all(f"{record.metrics.top1:.2f}" in done.out for record in records)
