@@ -36,9 +36,9 @@ def load_model(name: str, weights: str | None = None) -> nn.Module:
 
     weights: a folder with `<arch.tag>.safetensors` or `.pth` (default: DFQ_WEIGHTS, then timm's hub).
     """
+    from harness.inputs.named_models import select_models
     from harness.inputs.weights import find_weights
     from harness.inputs.weights import load_model as loaded
-    from harness.inputs.zoo import select_models
 
     entry = select_models([name], weights)[0]
     return loaded(entry, find_weights(entry, weights))

@@ -15,8 +15,9 @@ from harness.cli.options import Inputs, Matrix, Running
 from harness.execute.resources import Resources, threads_for
 from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked, folder_of
+from harness.inputs.named_models import select_models
 from harness.inputs.weights import find_weights, load_model
-from harness.inputs.zoo import ModelEntry, select_models
+from harness.inputs.zoo import ModelEntry
 from harness.plan.jobs import Request, RunSettings, Subject
 from harness.plan.mixed_bits import check_layers, read_bits
 from harness.plan.settings import Overrides, effective_config, read_overrides, with_precision

@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.inputs.zoo import ModelEntry, select_models
+from harness.inputs.named_models import select_models
+from harness.inputs.zoo import ModelEntry
 
 if TYPE_CHECKING:
     import torch

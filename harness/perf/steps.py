@@ -127,7 +127,7 @@ def _config(entry: ModelEntry, method: str, precision: str, arguments: argparse.
 
 def step_lines(arguments: argparse.Namespace) -> list[tuple[str, ...]]:
     """Measure every synthesis asked for."""
-    from harness.inputs.zoo import select_models
+    from harness.inputs.named_models import select_models
 
     return [
         measure(entry, method, precision, arguments)

@@ -9,7 +9,7 @@ from harness.cli.arguments import absolute, read_request, refuse_unused, run_set
 from harness.cli.options import Inputs, Running, Single
 from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import SEARCH_LEAVES, open_images
-from harness.inputs.zoo import select_models
+from harness.inputs.named_models import select_models
 from harness.plan.jobs import Request
 from harness.plan.settings import changed_settings
 from harness.record.records import load_records

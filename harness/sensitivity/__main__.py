@@ -56,7 +56,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from harness.inputs import plugins as catalog
-    from harness.inputs.zoo import select_models
+    from harness.inputs.named_models import select_models
     from harness.record.files import write_atomically
     from harness.report.formats.console import print_table
     from harness.report.formats.markdown import markdown

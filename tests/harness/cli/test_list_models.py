@@ -9,7 +9,7 @@ from timm.models import get_pretrained_cfg
 
 from harness import bench
 from harness.cli.listing import list_all_models
-from harness.inputs.zoo import select_models
+from harness.inputs.named_models import select_models
 from methods.errors import UsageError
 from methods.models.family import families
 

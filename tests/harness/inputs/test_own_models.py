@@ -20,8 +20,9 @@ from harness import bench
 from harness.inputs.digits import digits_split
 from harness.inputs.image_sets import ArrayImages
 from harness.inputs.model_info import told
+from harness.inputs.named_models import select_models
 from harness.inputs.weights import find_weights, load_model
-from harness.inputs.zoo import ModelEntry, select_models
+from harness.inputs.zoo import ModelEntry
 from harness.record.records import load_records
 from methods.errors import UsageError
 

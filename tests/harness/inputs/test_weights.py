@@ -12,8 +12,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from harness.inputs.named_models import select_models
 from harness.inputs.weights import Weights, find_weights, load_model
-from harness.inputs.zoo import ENTRIES, select_models
+from harness.inputs.zoo import ENTRIES
 from harness.record.files import hash_file
 from methods.errors import UsageError
 

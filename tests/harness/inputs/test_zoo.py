@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.inputs.zoo import ENTRIES, select_models
+from harness.inputs.named_models import select_models
+from harness.inputs.zoo import ENTRIES
 from methods.errors import UsageError
 from methods.models.family import family_named
 

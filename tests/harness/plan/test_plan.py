@@ -12,8 +12,9 @@ from harness_kit import make_fields, put, typed
 
 from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import DataSource
+from harness.inputs.named_models import select_models
 from harness.inputs.weights import find_weights
-from harness.inputs.zoo import ENTRIES, select_models
+from harness.inputs.zoo import ENTRIES
 from harness.plan.jobs import CellJob, ReferenceJob, Request, Subject, SynthesisJob
 from harness.plan.plan import Plan, make_plan
 from harness.record.cache import Cache

@@ -15,8 +15,9 @@ from torch import nn
 
 from harness.inputs.digits import EMBEDDED
 from harness.inputs.image_sets import ArrayImages, DataSource
+from harness.inputs.named_models import select_models
 from harness.inputs.weights import Weights, find_weights, load_model
-from harness.inputs.zoo import ENTRIES, select_models
+from harness.inputs.zoo import ENTRIES
 from harness.trial.finite import NonFinite, first_non_finite, require_finite
 from harness.trial.reference import gate_problem
 from methods.backends.minmax import MinMax

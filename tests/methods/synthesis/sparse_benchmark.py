@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 import torch
 
 from harness.inputs import plugins as catalog
+from harness.inputs.named_models import select_models
 from harness.inputs.seeds import generator
 from harness.inputs.weights import find_weights, image_space, load_model
-from harness.inputs.zoo import select_models
 from methods.contracts import SynthesisContext
 from methods.registry import METHODS
 
