@@ -16,7 +16,7 @@ from harness.execute.resources import Resources, threads_for
 from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked, folder_of
 from harness.inputs.named_models import select_models
-from harness.inputs.weights import find_weights, load_model
+from harness.inputs.weights import find_weights, shared_model
 from harness.inputs.zoo import ModelEntry
 from harness.plan.jobs import Request, RunSettings, Subject
 from harness.plan.mixed_bits import check_layers, read_bits
@@ -36,6 +36,7 @@ def read_requests(asked: list[tuple[Matrix, Inputs]]) -> list[Request]:
     names = [name for request in requests for name in (*request.methods, *request.backends)]
     for _, inputs in asked:
         refuse_unused(inputs.set, names)
+    shared_model.cache_clear()  # what drives Ray's workers need hold no model
     return requests
 
 
@@ -61,8 +62,8 @@ def read_request(
     data = _checked(images or _data(inputs, entries), entries, inputs.skip_bad_images)
     calibration = _checked(_calibration(inputs, entries) if real else {}, entries, inputs.skip_bad_images)
     subjects = [_subject(entry, inputs.weights) for entry in entries]
-    for subject, widths in product(subjects, bits):
-        check_layers(widths, subject.entry.name, load_model(subject.entry, subject.weights))
+    for subject, widths in product(subjects, [widths for widths in bits if widths.layers]):
+        check_layers(widths, subject.entry.name, shared_model(subject.entry, subject.weights))
     able = matrix.methods if matrix.chosen else _able(methods, entries, overrides, calibration)
     for subject in subjects:
         _check_owners(subject, [METHODS.get(name) for name in able], overrides)
@@ -91,7 +92,7 @@ def _able(
 
 def _check_owners(subject: Subject, owners: Sequence[Method | Backend], overrides: Overrides) -> None:
     """Ask methods or backends whether they can work on a model; raises UsageError that names one that cannot."""
-    model = load_model(subject.entry, subject.weights)
+    model = shared_model(subject.entry, subject.weights)
     for owner in owners:
         try:
             owner.check(model, effective_config(owner, subject.entry.name, overrides))
@@ -164,7 +165,7 @@ def _checked(sources: dict[str, DataSource], entries: list[ModelEntry], skip_bad
 def _subject(entry: ModelEntry, source: str | None) -> Subject:
     """Find the weights and load them once, so that a checkpoint that does not fit is refused at once."""
     weights = find_weights(entry, source)
-    load_model(entry, weights)
+    shared_model(entry, weights)
     return Subject(entry, weights)
 
 

@@ -5,12 +5,15 @@ holder touches it every second. Whoever finds a claim watches its modification t
 `STALE_SECONDS`, counted by the watcher's own monotonic clock, is stale. No two clocks are compared, so clocks that
 differ or jump do no harm. A claim that says which process of this machine it stands and falls with is stale when, and
 only when, that process is gone. A stale claim `KEY.0` is taken over by making `KEY.1`, which again one command alone
-can.
+can. What else lies there by such a name, damaged, or no file at all, is a claim of nobody known: stale once it has not
+changed for as long.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import stat
 import threading
 import time
 from contextlib import suppress
@@ -18,11 +21,14 @@ from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
+from harness.record.files import without_waiting
 from methods.errors import UsageError
 
 BEAT_SECONDS = 1.0
 STALE_SECONDS = 15.0
 _LOOK_SECONDS = 0.5
+_NAME = re.compile(r"(.+)\.([0-9]{1,9})")
+_LONGEST = 200
 
 
 class Claims:
@@ -59,7 +65,7 @@ class Claims:
         """
         if time.monotonic() < self._look_again.get(key, 0.0):
             return False
-        there = self._latest(key)
+        there = max(self._claims(key), key=_generation, default=None)
         touched = self._stale(there) if there else None
         if there and touched is None:
             self._look_again[key] = time.monotonic() + _LOOK_SECONDS
@@ -67,7 +73,7 @@ class Claims:
         mine = self.folder / f"{key}.{_generation(there) + 1 if there else 0}"
         if not self._make(mine):
             return False
-        if there and _touched(there) != touched:  # it was alive or has ended after all
+        if there and _seen(there)[1] != touched:  # it was alive or has ended after all
             mine.unlink()
             return False
         self._held[key] = mine
@@ -76,9 +82,10 @@ class Claims:
     def release(self, key: str) -> None:
         """Give a claim back, with the stale ones it took over."""
         mine = self._held.pop(key)
-        for path in self.folder.glob(f"{key}.*"):
+        for path in self._claims(key):
             if _generation(path) <= _generation(mine):
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # gone already; or a folder, which nobody's claim is
+                    path.unlink()
 
     def _make(self, path: Path) -> bool:
         try:
@@ -93,29 +100,27 @@ class Claims:
             raise UsageError(f"Nothing can be written to {self.folder} any more: {error.strerror}.") from error
         return True
 
-    def _latest(self, key: str) -> Path | None:
-        """Return the claim that counts, the one of the highest generation."""
-        return max(self.folder.glob(f"{key}.*"), key=_generation, default=None)
+    def _claims(self, key: str = "*") -> list[Path]:
+        """Return the claims on a job, or all there are."""
+        return [path for path in self.folder.glob(f"{key}.*") if _NAME.fullmatch(path.name)]
 
     def _stale(self, path: Path) -> int | None:
         """Return a stale claim's modification time, None while it may be alive."""
-        try:
-            owner, touched = path.read_text(), _touched(path)
-        except FileNotFoundError:
+        owner, touched = _seen(path)
+        if touched is None:
             return None
-        seen = self._watched.get(path)
-        if seen is None or seen[0] != touched:
-            seen = self._watched[path] = (touched or 0, time.monotonic())
+        known = self._watched.get(path)
+        if known is None or known[0] != touched:
+            known = self._watched[path] = (touched, time.monotonic())
         ended = _ended(owner)
-        stale = time.monotonic() - seen[1] > STALE_SECONDS if ended is None else ended
+        stale = time.monotonic() - known[1] > STALE_SECONDS if ended is None else ended
         return touched if stale else None
 
     def _sweep(self) -> None:
         """Remove the claims that ended processes of this machine have left on jobs that nobody may want any more."""
-        for path in self.folder.glob("*.*"):
-            with suppress(FileNotFoundError):  # another command swept it
-                if _ended(path.read_text()):
-                    path.unlink()
+        for path in self._claims():
+            if _ended(_seen(path)[0]):
+                path.unlink(missing_ok=True)  # another command may have swept it
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT_SECONDS):
@@ -128,13 +133,20 @@ def _generation(path: Path) -> int:
     return int(path.suffix[1:])
 
 
-def _touched(path: Path) -> int | None:
-    """Return the modification time in ns, None when the file is gone; opened first, so that NFS asks its server."""
+def _seen(path: Path) -> tuple[str, int | None]:
+    """Return whose a claim is and its modification time in ns, None when it is gone; opened first, so that NFS asks
+    its server. What is no regular file, or cannot be read, is nobody's."""
     try:
-        with path.open() as stream:
-            return os.fstat(stream.fileno()).st_mtime_ns
+        with open(path, "rb", opener=without_waiting) as stream:
+            status = os.fstat(stream.fileno())
+            owner = stream.read(_LONGEST) if stat.S_ISREG(status.st_mode) else b""
+            return owner.decode("ascii", "replace"), status.st_mtime_ns
+    except OSError:
+        pass  # a folder, a link that leads nowhere, another user's, or gone: the name alone tells
+    try:
+        return "", path.lstat().st_mtime_ns
     except FileNotFoundError:
-        return None
+        return "", None
 
 
 @lru_cache
@@ -165,6 +177,6 @@ def _born(pid: int) -> str | None:
 def _ended(owner: str) -> bool | None:
     """Whether a claim's process has ended; None when it is not one of this machine, or not told."""
     words = owner.split()
-    if len(words) != 3 or words[0] != _machine():
+    if len(words) != 3 or words[0] != _machine() or not words[1].isdecimal():
         return None
     return _born(int(words[1])) != words[2]

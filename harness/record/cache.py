@@ -1,7 +1,7 @@
 """The cache of what is dear to compute: syntheses and FP32 logits, one safetensors file each.
 
-Every file carries a checksum of its tensors; a file that is damaged or does not match is thrown away and
-made again. Files are written to a temporary name and renamed, so many processes may share one folder.
+Every file carries a checksum of its key, its description and its tensors; a file that is damaged, or another key's, is
+thrown away and made again. Files are written to a temporary name and renamed, so many processes may share one folder.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Cache:
         from safetensors.torch import save
 
         described = json.dumps(about, allow_nan=False)
-        header = {"about": described, "sha256": checksum(tensors, described)}
+        header = {"about": described, "sha256": checksum(tensors, key + described)}
         write_atomically(self.path(key), save({k: v.contiguous() for k, v in tensors.items()}, header))
 
     def load(self, key: str) -> Entry | None:
-        """Return the entry of a key, or None when there is none or it is damaged (it is then removed)."""
+        """Return the entry of a key; None when there is none, or when it is damaged or another's (then removed)."""
         from safetensors import SafetensorError, safe_open
 
         path = self.path(key)
@@ -63,7 +63,7 @@ class Cache:
             with safe_open(path, framework="pt") as stream:
                 header = stream.metadata() or {}
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - no iterator
-            if header["sha256"] == checksum(tensors, header["about"]):
+            if header["sha256"] == checksum(tensors, key + header["about"]):
                 return Entry(tensors, json.loads(header["about"]))
         except (SafetensorError, KeyError, OSError):
             path.unlink(missing_ok=True)
@@ -74,9 +74,11 @@ class Cache:
 
 def checksum(tensors: dict[str, Tensor], described: str = "") -> str:
     """Return the sha256 over names, types, shapes and bytes of tensors, and a text."""
+    import torch
+
     digest = hashlib.sha256(described.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())  # numpy knows no bfloat16
     return digest.hexdigest()

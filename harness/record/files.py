@@ -67,13 +67,14 @@ def check_writable(folder: Path) -> None:
 def user_path(text: str) -> Path:
     """Return the path that a user has written, `~` expanded: the one way from words to paths, for all options.
 
-    Raises UsageError for the home of nobody, and for names that are not UTF-8 text, which records could not hold.
+    Raises UsageError for the home of nobody, and for what is not UTF-8 text, the folder one stands in included:
+    records could not hold it.
     """
     try:
         path = Path(text).expanduser()
     except RuntimeError as error:
         raise UsageError(f"The path {shortened(text)!r} begins with the home of a user who is not known.") from error
-    _require_utf8(path)
+    _require_utf8(path if path.is_absolute() else Path.cwd() / path)
     return path
 
 
@@ -88,7 +89,7 @@ def _require_utf8(path: Path) -> None:
 
 def read_regular(path: Path, most: int) -> bytes:
     """Return the bytes of a regular file; raises OSError for a pipe, a device or a folder, and for one over `most`."""
-    with open(path, "rb", opener=_without_waiting) as stream:
+    with open(path, "rb", opener=without_waiting) as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
         content = stream.read(most + 1)
@@ -97,6 +98,6 @@ def read_regular(path: Path, most: int) -> bytes:
     return content
 
 
-def _without_waiting(path: str, flags: int) -> int:
+def without_waiting(path: str, flags: int) -> int:
     """Open a file as usual, but for a pipe, which would be waited for."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

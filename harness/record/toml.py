@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,6 +12,7 @@ from methods.errors import UsageError
 from methods.text import shortened
 
 _MOST_BYTES = 256 * 1024
+_MOST_DOTS = 1000  # in a key: tomllib takes time by their square, 13 s at 30,000
 # What a study file says of itself, beside the runs it holds (`harness.record.studies`).
 ABOUT = ("kind", "title")
 
@@ -33,6 +35,8 @@ def read_toml(path: Path, what: str) -> Table:
 
 def parse_toml(text: str) -> Table:
     """Return the table of a TOML text; raises ValueError for whatever is wrong with it, nesting too deep among it."""
+    if any(part.count(".") > _MOST_DOTS for part in re.split("[=\n]", text)):
+        raise ValueError(f"it has more than {_MOST_DOTS} dots in a key")
     try:
         return tomllib.loads(text)
     except RecursionError as error:

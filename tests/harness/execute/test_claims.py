@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -130,6 +131,38 @@ def test_what_a_dead_command_left_is_swept_and_a_living_one_is_never_stale(tmp_p
     with Claims(tmp_path, alone=True) as other:
         assert names(tmp_path) == ["far.0", "mine.0"]
         assert taken_within(other, "mine", 0.9) is None, "not touched, but its process is there"
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+NO_CLAIMS: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda path: path.write_bytes(b""),
+    "no text": lambda path: path.write_bytes(b"\xff\xfe" * 40),
+    "a process of no number": lambda path: path.write_text(f"{claims._machine()} ../../x 5"),
+    "a process of many digits": lambda path: path.write_text(f"{claims._machine()} {'9' * 1000} 5"),
+    "large": lambda path: path.write_bytes(b"a" * 10**7),
+    "a pipe": _fifo,
+    "a folder": Path.mkdir,
+    "a link to itself": lambda path: path.symlink_to(path.name),
+    "a link to nothing": lambda path: path.symlink_to(path / "gone"),
+}
+
+
+@pytest.mark.parametrize("name", NO_CLAIMS)
+def test_whatever_lies_where_a_claim_should_is_taken_over(tmp_path: Path, name: str) -> None:
+    NO_CLAIMS[name](tmp_path / "a.0")
+    for stranger in ("a.", "a.zzz", "a.-1", "a." + "9" * 100, ".a.0.tmp"):
+        (tmp_path / stranger).write_text("x")
+    with Claims(tmp_path, alone=True) as mine:
+        waited = taken_within(mine, "a", 5)
+        assert waited is not None
+        assert waited < 2
+        assert (tmp_path / "a.1").is_file()
+        mine.release("a")
+        assert not (tmp_path / "a.1").exists()
+    assert ("a.0" in names(tmp_path)) == (name == "a folder")
 
 
 def test_a_folder_that_takes_no_file_stops_the_run(tmp_path: Path) -> None:

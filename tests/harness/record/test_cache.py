@@ -86,6 +86,24 @@ def test_foreign_files_are_removed(tmp_path: Path) -> None:
     assert not cache.path("key").exists()
 
 
+def test_an_entry_under_another_key_is_no_entry(tmp_path: Path) -> None:
+    cache = stored(tmp_path)
+    cache.path("other").write_bytes(cache.path("key").read_bytes())
+    assert cache.load("other") is None
+    assert not cache.path("other").exists()
+    assert cache.load("key") is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.bool, torch.int8])
+def test_tensors_of_every_type_come_back(tmp_path: Path, dtype: torch.dtype) -> None:
+    cache, tensors = Cache.of(tmp_path, "synthesis"), {"a": torch.tensor([[0.0], [1.0]]).to(dtype)}
+    cache.store("key", tensors, {})
+    entry = cache.load("key")
+    assert entry is not None
+    assert entry.tensors["a"].dtype == dtype
+    assert entry.tensors["a"].float().tolist() == [[0.0], [1.0]]
+
+
 def test_nan_in_the_description_is_refused(tmp_path: Path) -> None:
     cache = Cache.of(tmp_path, "synthesis")
     with pytest.raises(ValueError, match="JSON"):
