@@ -33,3 +33,4 @@ results:
 		python -m harness.ablation --results results/$$study --table-only --out results/$$study/ablation.md || exit 1; \
 	done
 	python -m harness.leaderboard --format html --out results
+	python -m harness.fill README.md docs/methods.md results/README.md results/*/README.md

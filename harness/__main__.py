@@ -16,6 +16,7 @@ COMMANDS = {
     "sensitivity": "quantize every layer alone and tell what it costs",
     "export": "write a quantized model as ONNX, safetensors or a torch program, run it and measure it",
     "perf": "time synthesis and evaluation against the bare model",
+    "fill": "fill the tables of Markdown files from records",
     "check": "check every record against schema, key and bits",
     "train_digits": "train the embedded models again",
 }
