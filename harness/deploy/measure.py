@@ -12,6 +12,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from harness.deploy.runtimes import RUNTIMES, Images, Run, installed
+from harness.inputs.images.labels import Label, are_right
 from harness.record.record import Latency, Ran
 
 if TYPE_CHECKING:
@@ -24,24 +25,28 @@ LATENCIES = ((1, 1), (1, 2), (8, 1), (8, 2))
 _SECONDS, _FEWEST = 2.0, 5
 
 
-def compared(logits: Tensor, simulated: Tensor, labels: list[int] | None) -> Ran:
+def compared(logits: Tensor, simulated: Tensor, labels: Sequence[Label] | None) -> Ran:
     """Compare logits [n, classes] with the simulated model's.
 
     Returns top-1 (None without labels) and the share of equal answers in percent, and the largest difference of a
     logit.
     """
-    import torch
 
     answers = logits.argmax(1)
     return Ran(
-        top1=None if labels is None else 100 * float((answers == torch.tensor(labels)).double().mean()),
+        top1=None if labels is None else 100 * float(are_right(answers, labels).double().mean()),
         agreement=100 * float((answers == simulated.argmax(1)).double().mean()),
         largest_difference=float((logits - simulated).abs().max()),
     )
 
 
 def measured(
-    content: bytes, plain: bytes, evaluated: Evaluated, simulated: Tensor, labels: list[int] | None, image: Images
+    content: bytes,
+    plain: bytes,
+    evaluated: Evaluated,
+    simulated: Tensor,
+    labels: Sequence[Label] | None,
+    image: Images,
 ) -> dict[str, Ran]:
     """Run an ONNX file on every runtime that is installed, and time it beside the FP32 file `plain`.
 

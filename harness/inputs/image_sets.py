@@ -1,4 +1,4 @@
-"""Image sets: the embedded digits, folders of ImageNet images, and a procedural set without labels.
+"""Image sets: the embedded digits, images on disk, and a procedural set without labels.
 
 An image set knows its name, its size, its labels and a sha256 of what it lists (relative paths, file sizes
 and labels, or pixels for sets without files); pixels come out as uint8, cut by the model's eval transform.
@@ -9,19 +9,24 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.inputs import image_folders as folders
 from harness.inputs.dead_leaves import dead_leaves
 from harness.inputs.digits import digits_split
+from harness.inputs.images.decoding import damaged, decode
+from harness.inputs.images.labels import WORDNET, Classes, Label
+from harness.inputs.images.layouts import Found, find_images
+from harness.inputs.images.stores import Store
 from harness.inputs.seeds import derived_seed
 from harness.inputs.zoo import IMAGENET, ModelEntry
 from harness.record.cells import ImageIdentity
@@ -47,7 +52,8 @@ class ImageSet(ABC):
 
     name: str
     sha256: str
-    labels: list[int] | None
+    labels: Sequence[Label] | None
+    left_out: Mapping[str, int] = MappingProxyType({})
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -64,7 +70,7 @@ class ImageSet(ABC):
 class ArrayImages(ImageSet):
     """Images held in memory, uint8 [n, H, W, 3]."""
 
-    def __init__(self, name: str, images: NDArray[np.uint8], labels: list[int] | None) -> None:
+    def __init__(self, name: str, images: NDArray[np.uint8], labels: Sequence[Label] | None) -> None:
         self.name, self.images, self.labels = name, images, labels
         self.sha256 = hash_key([hashlib.sha256(images.tobytes()).hexdigest(), labels])
 
@@ -82,20 +88,22 @@ class ArrayImages(ImageSet):
         return pixels
 
 
-class FolderImages(ImageSet):
-    """Image files with class indices."""
+class StoredImages(ImageSet):
+    """Images on disk with what is right for each; left_out: how many are not among them, by the reason."""
 
-    def __init__(self, root: Path, files: Sequence[tuple[str, int]]) -> None:
-        self.name, self.root, self.files = root.name, root, list(files)
+    def __init__(
+        self, name: str, store: Store, files: Sequence[tuple[str, Label]], left_out: dict[str, int] | None = None
+    ) -> None:
+        self.name, self.store, self.files, self.left_out = name, store, list(files), left_out or {}
         self.labels = [label for _, label in files]
-        self.sha256 = hash_key([[path, (root / path).stat().st_size, label] for path, label in files])
+        self.sha256 = hash_key([[path, store.size(path), label] for path, label in files])
 
     def __len__(self) -> int:
         return len(self.files)
 
     def pixels(self, index: int, entry: ModelEntry) -> NDArray[np.uint8]:
-        """Decode, resize and crop one file by timm's eval transform with the entry's values."""
-        return folders.decode(self.root / self.files[index][0], _transform(entry))
+        """Decode, resize and crop one image by timm's eval transform with the entry's values."""
+        return decode(partial(self.store.open, self.files[index][0]), _transform(entry))
 
 
 @lru_cache
@@ -116,14 +124,18 @@ def _transform(entry: ModelEntry) -> Any:
 
 @dataclass(frozen=True)
 class DataSource:
-    """How to open an image set again, in any process: `where` is a folder, "digits", "digits-train", "dead-leaves" or
-    "dead-leaves-search"; limit: a fixed, seeded, class-balanced subset, the smaller a part of the larger; excluded:
-    files of the folder to leave out; class_names: by class index, None for ImageNet-1k's."""
+    """How to open an image set again, in any process."""
 
     where: str
+    """A folder, a tar or parquet file, "digits", "digits-train", "dead-leaves" or "dead-leaves-search"."""
     limit: int | None = None
-    excluded: tuple[str, ...] = ()
-    class_names: tuple[str, ...] | None = None
+    """Size of a fixed, seeded, class-balanced subset, the smaller a part of the larger; None: all."""
+    excluded: tuple[tuple[str, str], ...] = ()
+    """Images to leave out, each with the reason."""
+    labels: str | None = None
+    """A label file, or "ReaL" for ImageNet's ReaL labels; None: as the layout of the place says."""
+    classes: Classes = WORDNET
+    """What the model tells apart."""
 
     @property
     def folder(self) -> Path | None:
@@ -131,26 +143,15 @@ class DataSource:
         return None if self.where in _BUILT_IN else Path(self.where)
 
 
-def folder_of(entry: ModelEntry, where: str, limit: int | None = None) -> DataSource:
-    """Return the source of a folder of images for a model.
-
-    Classes are the model's; where nobody says their names they are the folder's class folders in sorted order, as
-    torchvision's ImageFolder counts them. Raises UsageError when those are not as many as the model has classes.
-    """
-    if entry.task == IMAGENET:
-        return DataSource(where, limit)
-    names = entry.class_names or folders.folder_names(Path(where))
-    if entry.classes not in (0, len(names)):
-        raise UsageError(
-            f"{where} has {len(names)} class folders, and {entry.name} has {entry.classes} classes; class_names in a "
-            "TOML file beside its checkpoint tell which are which."
-        )
-    return DataSource(where, limit, class_names=names)
+def folder_of(entry: ModelEntry, where: str, limit: int | None = None, labels: str | None = None) -> DataSource:
+    """Return the source of images on disk for a model, whose classes they are of."""
+    classes = WORDNET if entry.task == IMAGENET else Classes(entry.classes, entry.class_names)
+    return DataSource(where, limit, labels=labels, classes=classes)
 
 
 @lru_cache
 def open_images(source: DataSource) -> ImageSet:
-    """Open an image set; raises UsageError for a missing folder, unknown classes or a folder without images."""
+    """Open an image set; raises UsageError for a place that is missing, holds no images or does not label them."""
     if source.where in _STREAMS:
         if (source.limit or 0) > _MOST_DEAD_LEAVES:
             raise UsageError(
@@ -162,29 +163,47 @@ def open_images(source: DataSource) -> ImageSet:
         pixels, classes = digits_split(train=source.where == DIGITS_TRAIN)
         chosen = limited(classes.tolist(), source.limit)
         return ArrayImages(source.where, pixels[chosen], classes[chosen].tolist())
-    return FolderImages(source.folder, _chosen(source.folder, source))
+    found = _found(source)
+    name = source.folder.name if source.labels is None else f"{source.folder.name} ({Path(source.labels).name})"
+    left_out = Counter(reason for _, reason in source.excluded)
+    if found.unlabelled:
+        left_out[f"no label in {Path(source.labels or '').name}"] = found.unlabelled
+    return StoredImages(name, found.store, _chosen(found, source), dict(left_out))
 
 
-def _chosen(root: Path, source: DataSource) -> list[tuple[str, int]]:
-    """Return (path, class) of the images of a folder that a source stands for; none of them is opened."""
-    out = frozenset(source.excluded)
-    files = [file for file in folders.list_images(root, source.class_names) if file[0] not in out]
+def _found(source: DataSource) -> Found:
+    """Find all images at a source's place, once in a process."""
+    return _find(Path(source.where), source.labels, source.classes)
+
+
+_find = lru_cache(maxsize=4)(find_images)
+
+
+def _chosen(found: Found, source: DataSource) -> list[tuple[str, Label]]:
+    """Return (name, label) of the images that a source stands for; none of them is opened."""
+    out = frozenset(name for name, _ in source.excluded)
+    files = [file for file in found.files if file[0] not in out]
     if not files:
-        raise UsageError(f"{root} holds no readable image.")
-    return [files[i] for i in limited([label for _, label in files], source.limit)]
+        raise UsageError(f"{source.where} holds no readable image.")
+    return [files[i] for i in limited([_first(label) for _, label in files], source.limit)]
+
+
+def _first(label: Label) -> int:
+    return label if isinstance(label, int) else label[0]
 
 
 def checked(source: DataSource, skip_bad: bool) -> DataSource:
-    """Decode every file of an image set once, so that a run does not stumble later.
+    """Decode every image of a set on disk once, so that a run does not stumble later.
 
-    Returns the source, without the damaged files if `skip_bad`; else raises UsageError that names and counts
+    Returns the source, without the damaged ones if `skip_bad`; else raises UsageError that names and counts
     them.
     """
     good: set[str] = set()
     while source.folder is not None:
-        files = _chosen(source.folder, source)
+        found = _found(source)
+        files = _chosen(found, source)
         fresh = [path for path, _ in files if path not in good]
-        bad = folders.damaged(source.folder, fresh)
+        bad = damaged(found.store.open, fresh)
         if not bad:
             break
         if not skip_bad:
@@ -194,7 +213,9 @@ def checked(source: DataSource, skip_bad: bool) -> DataSource:
                 "--skip-bad-images leaves them out."
             )
         good |= set(fresh) - set(bad)
-        source = replace(source, excluded=(*source.excluded, *bad))  # a subset is filled up by others: look again
+        source = replace(
+            source, excluded=(*source.excluded, *bad.items())
+        )  # a subset is filled up by others: look again
     return source
 
 

@@ -19,7 +19,7 @@ from harness.inputs.image_sets import (
     SEARCH_LEAVES,
     ArrayImages,
     DataSource,
-    FolderImages,
+    StoredImages,
     folder_of,
     open_images,
 )
@@ -68,8 +68,8 @@ def _marks(source: DataSource) -> set[str]:
     images = open_images(source)
     if isinstance(images, ArrayImages):
         return {hashlib.sha256(image.tobytes()).hexdigest() for image in images.images}
-    assert isinstance(images, FolderImages)
-    return {f"{Path(path).name} {(images.root / path).stat().st_size}" for path, _ in images.files}
+    assert isinstance(images, StoredImages)
+    return {f"{Path(path).name} {images.store.size(path)}" for path, _ in images.files}
 
 
 def rungs(source: DataSource, asha: bool) -> list[DataSource]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.inputs.image_sets import DataSource, load_pixels, open_images
+from harness.inputs.images.labels import Label, are_right, truths
 from harness.inputs.zoo import ModelEntry
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ Progress: TypeAlias = Callable[[int, int, str], None]
 
 # On CPUs, activations of more images leave the cache and cost a third more; results are the same bit for bit.
 BATCH = {"cpu": 16, "cuda": 64}
+_COMPARED = 1024  # images compared at once: what is worked out on the way is several times as large as the logits
 
 
 def logits_of(
@@ -67,14 +69,14 @@ def _logits(
 class Running:
     """Top-1 of the images so far, in their order: what can be seen of an evaluation before it ends."""
 
-    def __init__(self, labels: list[int] | None) -> None:
+    def __init__(self, labels: Sequence[Label] | None) -> None:
         self.labels, self.done, self.hits = labels, 0, 0
 
     def add(self, logits: Tensor) -> None:
         """Count the right ones of the next images' logits [n, classes]."""
         if self.labels is not None:
-            found = predictions(logits).tolist()
-            self.hits += sum(map(int.__eq__, found, self.labels[self.done : self.done + len(found)]))
+            labels = self.labels[self.done : self.done + len(logits)]
+            self.hits += int(are_right(predictions(logits), labels).sum())
         self.done += len(logits)
 
     def __str__(self) -> str:
@@ -85,22 +87,23 @@ class Running:
         return f"{100 * share:.1f} ± {100 * math.sqrt(share * (1 - share) / self.done):.1f} %"
 
 
-def metrics(logits: Tensor, reference: Tensor, labels: list[int] | None) -> tuple[dict[str, Any], list[bool] | None]:
+def metrics(
+    logits: Tensor, reference: Tensor, labels: Sequence[Label] | None
+) -> tuple[dict[str, Any], list[bool] | None]:
     """Compare logits [n, classes] with FP32 logits and labels.
 
     Returns the metrics of a record (accuracies in percent; stderr: binomial standard error of top-1; kl: mean
     KL divergence of the FP32 distribution from the quantized one, in nats) and per-image correctness.
     Accuracies are None without labels. Ties count as wrong: an image whose largest logit several classes share has no
-    prediction, and a label is among the top 5 only if at most 4 other classes have a logit at least as large.
+    prediction, and a label is among the top 5 only if at most 4 other classes have a logit at least as large. Of
+    several right classes any one is enough.
     """
     import torch
-    from torch.nn import functional
 
     count = len(logits)
+    parts = [slice(start, start + _COMPARED) for start in range(0, count, _COMPARED)]
     predicted, original = predictions(logits), predictions(reference)
-    divergence = functional.kl_div(
-        logits.log_softmax(1), reference.log_softmax(1), reduction="batchmean", log_target=True
-    )
+    divergence = sum(_divergence(logits[part], reference[part]) for part in parts) / count
     found: dict[str, Any] = {
         "top1": None,
         "top5": None,
@@ -108,19 +111,31 @@ def metrics(logits: Tensor, reference: Tensor, labels: list[int] | None) -> tupl
         "n": count,
         "fp32_top1": None,
         "agreement": _percent((predicted == original) & (predicted >= 0)),
-        "kl": float(divergence) if math.isfinite(float(divergence)) else None,
+        "kl": divergence if math.isfinite(divergence) else None,
     }
     if labels is None:
         return found, None
-    truth = torch.tensor(labels)
-    correct = predicted == truth
-    rivals = (~(logits < logits.gather(1, truth[:, None]))).sum(1) - 1
+    correct = are_right(predicted, labels)
     share = float(correct.double().mean())
     found["top1"] = 100 * share
-    found["top5"] = _percent(rivals < 5)
+    found["top5"] = _percent(torch.cat([_rivals(logits[part], truths(labels[part])) for part in parts]) < 5)
     found["stderr"] = 100 * math.sqrt(share * (1 - share) / count)
-    found["fp32_top1"] = _percent(original == truth)
+    found["fp32_top1"] = _percent(are_right(original, labels))
     return found, correct.tolist()
+
+
+def _divergence(logits: Tensor, reference: Tensor) -> float:
+    """Return the sum over images of the KL divergence of the reference's distribution from the logits'."""
+    from torch.nn import functional
+
+    mean = functional.kl_div(logits.log_softmax(1), reference.log_softmax(1), reduction="batchmean", log_target=True)
+    return float(mean) * len(logits)
+
+
+def _rivals(logits: Tensor, right: Tensor) -> Tensor:
+    """Return how many others are not below the largest logit of the right classes [n, k]."""
+    best = logits.gather(1, right).amax(1, keepdim=True)
+    return (~(logits < best)).sum(1) - 1
 
 
 def predictions(logits: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from harness import bench, compare, leaderboard
 from harness.cli.command import run_command
 from harness.cli.config import parse
-from harness.inputs.image_folders import list_images
+from harness.inputs.images.layouts import find_images
 from harness.plan.mixed_bits import read_bits
 from harness.plan.settings import effective_config, read_overrides
 from harness.search.space_file import read_space
@@ -185,4 +185,4 @@ def test_tables_of_labels(tmp_path: Path, content: bytes) -> None:
     if not (tmp_path / "a.jpg").exists():
         save_image(tmp_path / "a.jpg", 0)
     (tmp_path / "labels.csv").write_bytes(content)
-    graceful(lambda: list_images(tmp_path))
+    graceful(lambda: find_images(tmp_path))

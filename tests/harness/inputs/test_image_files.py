@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,17 @@ from harness_kit import save_image
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.inputs.image_folders import damaged, decode, fault, list_images, to_rgb
 from harness.inputs.image_sets import DataSource, checked, open_images
+from harness.inputs.images.decoding import damaged, decode, fault, open_file, to_rgb
+from harness.inputs.images.layouts import find_images
+from harness.inputs.images.stores import FolderStore
 from methods.errors import UsageError
 
 GREYS = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
 def pixels(path: Path) -> NDArray[np.uint8]:
-    return decode(path, lambda image: np.asarray(image))
+    return decode(partial(open_file, path), np.asarray)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
@@ -53,7 +56,7 @@ def test_modes_without_a_known_range_are_refused_by_name(tmp_path: Path, mode: s
     if mode != "La":  # which no format stores
         Image.new(mode, (4, 4)).save(tmp_path / "x.tiff")
         (tmp_path / "x.tiff").rename(tmp_path / "x.png")
-        assert f"mode {mode} " in (fault(tmp_path / "x.png") or "")
+        assert f"mode {mode} " in (fault(partial(open_file, tmp_path / "x.png")) or "")
 
 
 @pytest.mark.parametrize("size", [(6, 400), (400, 6), (1, 1), (7, 7), (8, 8), (9, 255)])
@@ -64,7 +67,7 @@ def test_the_check_passes_whatever_the_decoder_reads(
 ) -> None:
     path = tmp_path / "x.jpeg"
     Image.new(mode, size, 99).save(path, progressive=progressive)
-    assert fault(path) is None
+    assert fault(partial(open_file, path)) is None
     assert pixels(path).shape == (size[1], size[0], 3)
 
 
@@ -72,13 +75,13 @@ def test_the_check_passes_whatever_the_decoder_reads(
 @pytest.mark.parametrize("size", [(13_000, 13_000), (1, 1_000_000), (300, 1)])
 def test_giants_are_refused_by_their_size_before_they_are_decoded(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("1", size).save(tmp_path / "x.png")
-    assert damaged(tmp_path, ["x.png"]) == {"x.png": f"{size[0]} x {size[1]} pixels"}
+    assert damaged(FolderStore(tmp_path).open, ["x.png"]) == {"x.png": f"{size[0]} x {size[1]} pixels"}
     with pytest.raises(ValueError, match="pixels"):
         pixels(tmp_path / "x.png")
 
 
 def odd_folder(root: Path) -> Path:
-    """A sound image beside a dangling link, a link to itself, a pipe and a folder, all named as images."""
+    """A sound image beside a dangling link, a link to itself, a pipe and an empty folder, all named as images."""
     folder = root / "n01440764"
     save_image(folder / "good.JPEG", 0)
     (folder / "dangling.JPEG").symlink_to("/nowhere/x.JPEG")
@@ -90,12 +93,12 @@ def odd_folder(root: Path) -> Path:
 
 def test_what_is_no_regular_file_is_named_and_may_be_left_out(tmp_path: Path) -> None:
     source = DataSource(str(odd_folder(tmp_path)))
-    with pytest.raises(UsageError, match="4 of 5 images"):
+    with pytest.raises(UsageError, match="3 of 4 images"):
         checked(source, skip_bad=False)
     assert open_images(checked(source, skip_bad=True)).identity()["n"] == 1
-    why = damaged(tmp_path, [path for path, _ in list_images(tmp_path)])
+    why = damaged(FolderStore(tmp_path).open, [path for path, _ in find_images(tmp_path).files])
     assert why["n01440764/dangling.JPEG"] == "No such file or directory"
-    assert why["n01440764/pipe.JPEG"] == why["n01440764/folder.JPEG"] == "no regular file"
+    assert why["n01440764/pipe.JPEG"] == "no regular file"
 
 
 def test_a_table_may_name_a_link_that_leads_nowhere(tmp_path: Path) -> None:
@@ -109,10 +112,10 @@ def test_a_class_folder_that_leads_nowhere_is_named(tmp_path: Path) -> None:
     save_image(tmp_path / "n01440764" / "a.jpg", 0)
     (tmp_path / "n01443537").symlink_to("/nowhere/n01443537")
     with pytest.raises(UsageError, match="n01443537 is a link"):
-        list_images(tmp_path)
+        find_images(tmp_path)
 
 
 def test_what_macos_leaves_beside_images_is_passed_over(tmp_path: Path) -> None:
     save_image(tmp_path / "n01440764" / "a.jpg", 0)
     (tmp_path / "n01440764" / "._a.jpg").write_bytes(b"x")
-    assert list_images(tmp_path) == [("n01440764/a.jpg", 0)]
+    assert find_images(tmp_path).files == [("n01440764/a.jpg", 0)]

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from harness_kit import flat_folder, save_image
 
-from harness.inputs.image_folders import class_index, damaged, list_images
-from harness.inputs.image_sets import DataSource, FolderImages, checked, open_images
+from harness.inputs.image_sets import DataSource, StoredImages, checked, open_images
+from harness.inputs.images.decoding import damaged
+from harness.inputs.images.labels import class_index
+from harness.inputs.images.layouts import find_images
+from harness.inputs.images.stores import FolderStore
 from methods.errors import UsageError
 
 WNIDS = {"n01440764": 0, "n01443537": 1, "n01484850": 2, "n02099601": 207, "n02504458": 386, "n15075141": 999}
@@ -29,7 +32,7 @@ def test_class_indices_are_places_among_the_sorted_ids() -> None:
 
 
 def test_a_subset_of_class_folders_keeps_its_indices(tmp_path: Path) -> None:
-    files = list_images(class_folders(tmp_path))
+    files = find_images(class_folders(tmp_path)).files
     assert files == [(f"{wnid}/{number}.JPEG", label) for number, (wnid, label) in enumerate(WNIDS.items())]
 
 
@@ -39,13 +42,13 @@ def test_other_files_and_hidden_folders_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("x")
     (tmp_path / ".cache").mkdir()
     save_image(tmp_path / "n02504458" / "b.png", 1)
-    assert list_images(tmp_path) == [("n02504458/0.JPEG", 386), ("n02504458/b.png", 386)]
+    assert find_images(tmp_path).files == [("n02504458/0.JPEG", 386), ("n02504458/b.png", 386)]
 
 
 def test_a_table_gives_indices_and_ids(tmp_path: Path) -> None:
     flat_folder(tmp_path, 3)
     (tmp_path / "labels.csv").write_text("label,path\n7,2.jpg\nn02504458,0.jpg\n999,1.jpg\n")
-    assert list_images(tmp_path) == [("0.jpg", 386), ("1.jpg", 999), ("2.jpg", 7)]
+    assert find_images(tmp_path).files == [("0.jpg", 386), ("1.jpg", 999), ("2.jpg", 7)]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,7 @@ def test_bad_tables_are_named_with_the_line(tmp_path: Path, text: str, words: li
     flat_folder(tmp_path, 2)
     (tmp_path / "labels.csv").write_text(text)
     with pytest.raises(UsageError) as error:
-        list_images(tmp_path)
+        find_images(tmp_path)
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
@@ -80,7 +83,7 @@ def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
     flat_folder(tmp_path, 2)
     (tmp_path / "labels.csv").write_bytes(b"path,label\n\xff\xfe\x80,3\n")
     with pytest.raises(UsageError, match=r"labels\.csv"):
-        list_images(tmp_path)
+        find_images(tmp_path)
 
 
 def test_unknown_class_folders_are_named_and_counted(tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_unknown_class_folders_are_named_and_counted(tmp_path: Path) -> None:
     for name in ("cats", "dogs"):
         save_image(tmp_path / name / "a.jpg", 0)
     with pytest.raises(UsageError, match="2 folders") as error:
-        list_images(tmp_path)
+        find_images(tmp_path)
     assert "cats, dogs" in str(error.value)
     assert "WordNet" in str(error.value)
 
@@ -96,12 +99,12 @@ def test_unknown_class_folders_are_named_and_counted(tmp_path: Path) -> None:
 def test_folders_without_images_or_without_being_there_are_refused(tmp_path: Path) -> None:
     (tmp_path / "n01440764").mkdir()
     with pytest.raises(UsageError, match="no images"):
-        list_images(tmp_path)
+        find_images(tmp_path)
     with pytest.raises(UsageError, match="no data folder"):
-        list_images(tmp_path / "absent")
+        find_images(tmp_path / "absent")
     (tmp_path / "file.jpg").write_bytes(b"")
     with pytest.raises(UsageError, match="no data folder"):
-        list_images(tmp_path / "file.jpg")
+        find_images(tmp_path / "file.jpg")
 
 
 def damaged_folder(root: Path) -> Path:
@@ -115,8 +118,8 @@ def damaged_folder(root: Path) -> Path:
 
 def test_damaged_images_are_found(tmp_path: Path) -> None:
     root = damaged_folder(tmp_path)
-    paths = [path for path, _ in list_images(root)]
-    assert list(damaged(root, paths)) == ["n01443537/1.JPEG", "n02504458/4.JPEG"]
+    paths = [path for path, _ in find_images(root).files]
+    assert list(damaged(FolderStore(root).open, paths)) == ["n01443537/1.JPEG", "n02504458/4.JPEG"]
 
 
 def test_damaged_images_stop_the_run_named_and_counted(tmp_path: Path) -> None:
@@ -137,8 +140,8 @@ def test_damaged_images_may_be_left_out(tmp_path: Path) -> None:
 def test_a_subset_holds_only_sound_images_when_damaged_ones_are_left_out(tmp_path: Path, limit: int) -> None:
     source = checked(DataSource(str(damaged_folder(tmp_path)), limit), skip_bad=True)
     images = open_images(source)
-    assert isinstance(images, FolderImages)
-    assert damaged(images.root, [path for path, _ in images.files]) == {}
+    assert isinstance(images, StoredImages)
+    assert damaged(images.store.open, [path for path, _ in images.files]) == {}
     assert len(images) == min(limit, 4)
 
 
