@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--pack",
         action="store_true",
-        help="put the records of each folder, if all are sound, into records.jsonl and operations.jsonl",
+        help="put the records of each folder, if all are sound, into one records.jsonl",
     )
     return result
 

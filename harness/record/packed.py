@@ -1,15 +1,17 @@
-"""Packed records: `records.jsonl`, a line per record sorted by key, and `operations.jsonl` beside it.
+"""Packed records: `records.jsonl`, a line per record sorted by key.
 
-Lists of quantized operations are most of a record and few of them are distinct: each stands once, in
-`operations.jsonl`, and records hold its checksum in its place.
+Lists of quantized operations are most of a record and few of them are distinct: each stands once, on a line of its own
+above the records (in folders of before, in `operations.jsonl`), and records hold its checksum in its place.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,15 @@ from harness.record.record import Record
 from harness.record.seal import sealed_line
 
 RECORDS, OPERATIONS = "records.jsonl", "operations.jsonl"
+_LIST = b'{"sha256":'
 
 
 def read_packed(results: Path) -> Iterator[tuple[str, Record | UnsoundRecord]]:
     """Yield every packed record under a results folder, or why it does not count, with the name of its line."""
-    lists = _lists(results / OPERATIONS, _state(results / OPERATIONS))
+    lists = _lists_of(results)
     for number, line in enumerate(_lines(results / RECORDS), 1):
+        if _is_list(line):
+            continue
         try:
             yield f"{RECORDS}, line {number},", parse(line, lists)
         except UnsoundRecord as error:
@@ -38,7 +43,7 @@ def find_packed(results: Path, key: str) -> Record | None:
     path = results / RECORDS
     line = _by_key(path, _state(path)).get(key)
     try:
-        return None if line is None else parse(line, _lists(results / OPERATIONS, _state(results / OPERATIONS)))
+        return None if line is None else parse(line, _lists_of(results))
     except UnsoundRecord:
         return None
 
@@ -54,14 +59,19 @@ def pack(results: Path, written: Iterable[tuple[Record, dict[str, Any]]]) -> Non
             lists[checksum] = b'{"sha256":"%s","quantized_ops":%s}\n' % (checksum.encode(), text)
             fields = {**fields, "quantized_ops": checksum}
         lines[record.key] = sealed_line(fields)
-    write_atomically(results / OPERATIONS, b"".join(lists[name] for name in sorted(lists)))
-    write_atomically(results / RECORDS, b"".join(lines[key] for key in sorted(lines)))
+    content = [lists[name] for name in sorted(lists)] + [lines[key] for key in sorted(lines)]
+    write_atomically(results / RECORDS, b"".join(content))
+    (results / OPERATIONS).unlink(missing_ok=True)
 
 
 def _lines(path: Path) -> list[bytes]:
     if not path.is_file():
         return []
     return [line for each in path.read_bytes().split(b"\n") if (line := each.removesuffix(b"\r"))]
+
+
+def _is_list(line: bytes) -> bool:
+    return line.startswith(_LIST)
 
 
 def _state(path: Path) -> tuple[int, int] | None:
@@ -73,10 +83,16 @@ def _state(path: Path) -> tuple[int, int] | None:
 def _by_key(path: Path, state: tuple[int, int] | None) -> Mapping[str, bytes]:
     """Return the lines of a file in a state by the keys they name."""
     found = {}
-    for line in _lines(path):
+    for line in filterfalse(_is_list, _lines(path)):
         _, _, rest = line.partition(b'"key":"')
         found[rest.partition(b'"')[0].decode(errors="replace")] = line
     return found
+
+
+def _lists_of(results: Path) -> Mapping[str, Operations]:
+    """Return the lists of operations of a results folder by their checksums."""
+    paths = (results / OPERATIONS, results / RECORDS)
+    return ChainMap(*(_lists(path, _state(path)) for path in paths))
 
 
 class _List(msgspec.Struct, frozen=True):
@@ -85,10 +101,10 @@ class _List(msgspec.Struct, frozen=True):
 
 
 @lru_cache(maxsize=64)
-def _lists(path: Path, state: tuple[int, int] | None) -> Mapping[str, Operations]:
+def _lists(path: Path, state: tuple[int, int] | None) -> dict[str, Operations]:
     """Return the lists of operations of a file in a state by their checksums, but for those that fit none."""
     found = {}
-    for line in _lines(path):
+    for line in filter(_is_list, _lines(path)):
         try:
             entry = msgspec.json.decode(line, type=_List)
             text = bytes(entry.quantized_ops)

@@ -38,12 +38,11 @@ def test_packing_keeps_every_record_and_leaves_a_line_each_sorted_by_key(tmp_pat
     table = run_leaderboard(str(tmp_path), "--format", "md").out
     done = run_here(check.main, ["--pack", str(tmp_path)])
     assert (done.code, done.out) == (0, f"{tmp_path}: 6 records packed.\n")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [OPERATIONS, RECORDS]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [RECORDS]
     assert unsealed(tmp_path) == before
-    keys = [json.loads(line)["key"] for line in (tmp_path / RECORDS).read_text().splitlines()]
-    assert keys == [record.key for record in before]
-    [stands_once] = (tmp_path / OPERATIONS).read_text().splitlines()
-    assert json.loads(stands_once)["quantized_ops"] == [OPERATION]
+    stands_once, *lines = [json.loads(line) for line in (tmp_path / RECORDS).read_text().splitlines()]
+    assert [line["key"] for line in lines] == [record.key for record in before]
+    assert stands_once["quantized_ops"] == [OPERATION]
     assert run_leaderboard(str(tmp_path), "--format", "md").out == table
     assert "6 records checked, 0 with problems, 1 of failed cells" in run_here(check.main, [str(tmp_path)]).out
 
@@ -65,10 +64,9 @@ def test_packed_cells_are_not_measured_again_and_new_ones_are_packed_with_them(t
 def test_line_ends_do_not_matter_but_every_other_byte_does(tmp_path: Path) -> None:
     filled(tmp_path)
     pack_folder(tmp_path)
-    for name in (RECORDS, OPERATIONS):
-        (tmp_path / name).write_bytes((tmp_path / name).read_bytes().replace(b"\n", b"\r\n"))
-    assert len(unsealed(tmp_path)) == 6
     path = tmp_path / RECORDS
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert len(unsealed(tmp_path)) == 6
     path.write_bytes(path.read_bytes().replace(b'"kl":0.25', b'"kl":0.26', 1))
     found = load_records([tmp_path])
     assert len(found.sound) == 5
@@ -77,11 +75,24 @@ def test_line_ends_do_not_matter_but_every_other_byte_does(tmp_path: Path) -> No
     assert "was changed since it was written" in problem
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"sha256":"a","quantized_ops":[]}'])
+def test_a_folder_packed_in_two_files_is_read_and_packed_in_one(tmp_path: Path) -> None:
+    before = filled(tmp_path)
+    pack_folder(tmp_path)
+    operations, _, records = (tmp_path / RECORDS).read_bytes().partition(b"\n")
+    (tmp_path / OPERATIONS).write_bytes(operations)
+    (tmp_path / RECORDS).write_bytes(records)
+    assert unsealed(tmp_path) == before
+    assert pack_folder(tmp_path) == 6
+    assert not (tmp_path / OPERATIONS).exists()
+    assert unsealed(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", ["", '{"sha256":', '{"sha256":"a","quantized_ops":[]}'])
 def test_records_without_their_operations_do_not_count(tmp_path: Path, content: str) -> None:
     before = filled(tmp_path)
     pack_folder(tmp_path)
-    (tmp_path / OPERATIONS).write_text(content)
+    _, _, records = (tmp_path / RECORDS).read_text().partition("\n")
+    (tmp_path / RECORDS).write_text(f"{content}\n{records}")
     found = load_records([tmp_path])
     assert len(found.sound) == 1, "the failed one has none"
     assert "its list of operations is not beside it" in found.problems[0]
