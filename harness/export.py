@@ -26,8 +26,8 @@ from harness.record.record import Deployed, Finished
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness.deploy.runtimes import Run
     from harness.plan.jobs import CellJob, RunSettings
+    from methods.quant.runtimes import Run
 
 _EXAMPLES = """examples:
   python -m harness.export --model vit_digits --method noise --backend minmax --bits w8a8 --format onnx --out exported

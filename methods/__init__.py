@@ -21,5 +21,7 @@ BACKENDS.register("glf", "methods.backends.glf:Glf")
 BACKENDS.register("best", "methods.backends.best:Best")
 BACKENDS.register("mimiq_qat", "methods.backends.mimiq_qat:MimiQQat")
 BACKENDS.register("clamp_search", "methods.backends.clamp_search:ClampSearch")
+BACKENDS.register("nncf", "methods.backends.nncf:Nncf")
+BACKENDS.register("ort", "methods.backends.ort:Ort")
 
 __all__ = ["BACKENDS", "METHODS"]

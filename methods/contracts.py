@@ -158,6 +158,8 @@ class Backend(ABC):
     config_class: ClassVar[type]
     inferred: ClassVar[str] = ""
     space: ClassVar[dict[str, dict[str, Any]]] = {}
+    only_bits: ClassVar[tuple[str, ...]] = ()
+    """The only bits it can quantize to, as text; empty: any."""
 
     def default_config(self, model: str) -> Any:
         """Return the default config for a model's name."""

@@ -101,7 +101,9 @@ def _check_owners(subject: Subject, owners: Sequence[Method | Backend], override
 
 
 def _check_formats(bits: Bits, backend: Backend, config: object) -> None:
-    """Raise UsageError for a number format that a backend, as it is set, cannot quantize to."""
+    """Raise UsageError for bits or a number format that a backend, as it is set, cannot quantize to."""
+    if backend.only_bits and str(bits) not in backend.only_bits:
+        raise UsageError(f"{backend.name} quantizes to {', '.join(backend.only_bits)} alone, not to {bits}.")
     if bits.formats and not backend.takes_formats(config):
         raise UsageError(f"{backend.name} quantizes to integers alone as it is set, not to {bits.formats[0]}.")
 

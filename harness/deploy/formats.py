@@ -26,7 +26,7 @@ class Format:
 def _safetensors(model: nn.Module, image: Tensor, about: dict[str, str]) -> bytes:
     from harness.deploy.safetensors_file import encoded
 
-    return encoded(model, about)
+    return encoded(_of_torch(model), about)
 
 
 def _from_safetensors(content: bytes) -> nn.Module:
@@ -39,7 +39,7 @@ def _torch(model: nn.Module, image: Tensor, about: dict[str, str]) -> bytes:
     from harness.deploy.program import quantized_program
     from harness.deploy.torch_program import encoded
 
-    return encoded(quantized_program(model, image), about)
+    return encoded(quantized_program(_of_torch(model), image), about)
 
 
 def _from_torch(content: bytes) -> nn.Module:
@@ -49,10 +49,25 @@ def _from_torch(content: bytes) -> nn.Module:
 
 
 def _onnx(model: nn.Module, image: Tensor, about: dict[str, str]) -> bytes:
-    from harness.deploy.onnx_file import encoded
+    from harness.deploy.onnx_file import encoded, told
     from harness.deploy.program import quantized_program
+    from methods.quant.onnx_model import OnnxModel
 
+    if isinstance(model, OnnxModel):
+        return told(model.content, about)
     return encoded(quantized_program(model, image), about)
+
+
+def _of_torch(model: nn.Module) -> nn.Module:
+    """Return the model; raises UsageError where it is another toolkit's file."""
+    from methods.errors import UsageError
+    from methods.quant.onnx_model import OnnxModel
+
+    if isinstance(model, OnnxModel):
+        raise UsageError(
+            "What this backend makes is an ONNX file, which no other format can hold; give --format onnx."
+        )
+    return model
 
 
 FORMATS = {

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from msgspec.structs import replace
 
-from harness.deploy.runtimes import RUNTIMES, Images, Run, installed
 from harness.inputs.images.labels import Label, are_right
 from harness.record.record import Latency, Ran
+from methods.quant.runtimes import RUNTIMES, Images, Run, installed
 
 if TYPE_CHECKING:
     from torch import Tensor

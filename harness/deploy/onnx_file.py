@@ -61,6 +61,17 @@ def encoded(program: ExportedProgram, about: dict[str, str]) -> bytes:
     return content
 
 
+def told(content: bytes, about: dict[str, str]) -> bytes:
+    """Return the file of another toolkit with what is to be known of it."""
+    import onnx
+
+    model = onnx.load_from_string(content)
+    for name, text in about.items():
+        model.metadata_props.add(key=name, value=text)
+    changed: bytes = model.SerializeToString()
+    return changed
+
+
 def _constant(value: float | int, kind: ir.DataType) -> Any:
     tensor: Any = ir.Tensor(np.array(value, dtype=kind.numpy()), dtype=kind)  # taken, though not declared
     return op.Constant(value=tensor)

@@ -23,6 +23,7 @@ from harness.trial.finite import require_finite
 from harness.trial.meter import metered
 from harness.trial.reference import StageReport, device_of, model_of, reference_logits
 from methods.contracts import QuantizationContext, Report
+from methods.quant.onnx_model import OnnxModel
 from methods.quant.operations import costs, describe
 from methods.registry import BACKENDS
 
@@ -46,8 +47,9 @@ def run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
     reference = reference_logits(job.subject, job.data, job.reference, settings, partial(report, "fp32"))
     found, correct = metrics(logits, reference, open_images(job.data).labels)
     made, cached = synthesis.about["stage"], synthesis.about.get("run") != settings.run
+    foreign = isinstance(quantized, OnnxModel)
     record = Finished(
-        **common(job, settings, model),
+        **common(job, settings, model, simulated=not foreign),
         metrics=Metrics(**found),
         stages=Stages(
             synthesize=Stage(made["seconds"], made["peak_mb"], cached),
@@ -59,7 +61,7 @@ def run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
         logits_sha256=checksum({"logits": logits}),
         correct_bits=None if correct is None else correctness.pack(correct),
         error=None,
-        costs=Costs(**asdict(costs(model, quantized, images[:1].to(device)))),
+        costs=None if foreign else Costs(**asdict(costs(model, quantized, images[:1].to(device)))),
         layer_bits=recorded_bits(job.cell.bits, model) if job.cell.bits.layers else None,
     )
     write_record(settings.results, record)

@@ -31,8 +31,9 @@ class Common(TypedDict):
     provenance: Provenance
 
 
-def common(job: CellJob, settings: RunSettings, model: nn.Module | None = None) -> Common:
-    """Return the fields every record of the job has; model: the FP32 one, where it was made."""
+def common(job: CellJob, settings: RunSettings, model: nn.Module | None = None, simulated: bool = True) -> Common:
+    """Return the fields every record of the job has; model: the FP32 one, where it was made; simulated: whether
+    quantized values are computed in floating point."""
     identity = job.identity
     parameters = None if model is None else sum(parameter.numel() for parameter in model.parameters())
     adapted = () if model is None else told(model).get("adapted", ())
@@ -44,7 +45,7 @@ def common(job: CellJob, settings: RunSettings, model: nn.Module | None = None) 
         "versions": Versions(identity.method_version, identity.backend_version, library_versions()),
         "weights": UsedWeights(job.subject.entry.tag, identity.weights_sha256, parameters, adapted),
         "meaningless": job.subject.weights.path is None,
-        "simulated": True,
+        "simulated": simulated,
         "provenance": provenance(settings),
     }
 

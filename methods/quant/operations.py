@@ -17,6 +17,7 @@ from methods.models.calls import CallSite
 from methods.models.trace import Product, trace
 from methods.quant.headwise import HeadwiseQuantizer
 from methods.quant.insert import quantized_layers
+from methods.quant.onnx_model import OnnxModel
 from methods.quant.quantizers.base import Quantizer
 
 
@@ -116,6 +117,8 @@ _NORMED = {"q_norm": "query", "k_norm": "key"}
 
 def describe(model: nn.Module) -> list[dict[str, str | int]]:
     """List what is quantized, with which quantizer and how many bits, for the record."""
+    if isinstance(model, OnnxModel):
+        return model.describe()
     rows: list[dict[str, str | int]] = []
 
     def add(operation: str, quantizer: nn.Module | None) -> None:

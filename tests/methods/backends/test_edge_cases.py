@@ -22,7 +22,8 @@ from methods.bits import Bits
 from methods.contracts import QuantizationContext
 
 Build = Callable[[], Any]
-CASES = [(name, None) for name in BACKENDS.names()] + [("minmax", MinMaxConfig(protocol="psaq_vit"))]
+OWN = [name for name in BACKENDS.names() if not BACKENDS.get(name).only_bits]  # other toolkits bear what they bear
+CASES = [(name, None) for name in OWN] + [("minmax", MinMaxConfig(protocol="psaq_vit"))]
 every_backend = pytest.mark.parametrize(
     ("name", "config"), CASES, ids=[f"{n}{'-psaq' if c else ''}" for n, c in CASES]
 )
