@@ -14,6 +14,7 @@ COMMANDS = {
     "ablation": "run the ablation a method's paper reports",
     "search": "search settings of a method and its backend",
     "sensitivity": "quantize every layer alone and tell what it costs",
+    "images": "make a method's images and write them as files",
     "export": "write a quantized model as ONNX, safetensors or a torch program, run it and measure it",
     "perf": "time synthesis and evaluation against the bare model",
     "fill": "fill the tables of Markdown files from records",
