@@ -76,19 +76,7 @@ def _row(source: Source, row: dict[str, Any]) -> list[Figure]:
 
 def reported_grid(table: Table, figures: Sequence[Figure]) -> Grid | None:
     """Return a leaderboard's rows that somebody else has reported too, with the difference; None if there are none."""
-    if table.metric.field != "top1":
-        return None
-    named: dict[tuple[str, ...], list[Figure]] = {}
-    for figure in figures:
-        named.setdefault((figure.model, figure.bits, figure.method), []).append(figure)
-    found = [
-        (column, label, value, figure)
-        for place, column in enumerate(table.columns)
-        for label, values in table.rows
-        for value in [values[place]]
-        if value is not None and value.lines
-        for figure in _matching(value, named)
-    ]
+    found = _matches(table, figures)
     sources = list(dict.fromkeys(figure.source for *_, figure in found))
     protocols = list(dict.fromkeys("; ".join(_differences(value, figure)) for *_, value, figure in found))
     body = [_words(f"{column}, {label}", value, figure, sources, protocols) for column, label, value, figure in found]
@@ -102,6 +90,45 @@ def reported_grid(table: Table, figures: Sequence[Figure]) -> Grid | None:
         for place, source in enumerate(sources, 1)
     ]
     return Grid(f"Reported against measured: {table.title}", _HEADER, body, notes, labels=2) if body else None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A share of FP32 accuracy kept, in percent, beside the one that a paper reports, and why they may differ."""
+
+    label: str
+    ours: float
+    theirs: float
+    why: str
+
+
+def beside(tables: Sequence[Table], figures: Sequence[Figure]) -> list[Beside]:
+    """Return every reported share that was measured with the same quantizer: its first row in the tables."""
+    found: dict[int, Beside] = {}
+    for _, label, value, figure in (match for table in tables for match in _matches(table, figures)):
+        fp32, reference = value.lines[0].fp32_top1, figure.source.fp32.get(figure.model)
+        if fp32 and reference and figure.backend in (None, value.lines[0].backend):
+            name = f"{figure.model} {figure.bits}, {label}; theirs: {figure.name} ({figure.source.title})"
+            shares = (100 * value.mean / fp32, 100 * figure.top1 / reference)
+            found.setdefault(id(figure), Beside(name, *shares, "; ".join(_differences(value, figure))))
+    return list(found.values())
+
+
+def _matches(table: Table, figures: Sequence[Figure]) -> list[tuple[str, str, Value, Figure]]:
+    """Return column, row and value of what was reported too, each with the figure reported."""
+    if table.metric.field != "top1":
+        return []
+    named: dict[tuple[str, ...], list[Figure]] = {}
+    for figure in figures:
+        named.setdefault((figure.model, figure.bits, figure.method), []).append(figure)
+    return [
+        (column, label, value, figure)
+        for place, column in enumerate(table.columns)
+        for label, values in table.rows
+        for value in [values[place]]
+        if value is not None and value.lines
+        for figure in _matching(value, named)
+    ]
 
 
 def _matching(value: Value, named: dict[tuple[str, ...], list[Figure]]) -> list[Figure]:

@@ -1,4 +1,4 @@
-"""What a results folder's cache still holds of syntheses: contact sheets and loss curves. Needs no torch."""
+"""Pictures of syntheses: contact sheets committed with a study, and what its cache still holds. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 from harness.record.record import Record
 
 _WIDEST = 900
+_LARGEST = 60_000
+_TYPES = {".webp": "webp", ".jpg": "jpeg", ".png": "png"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,39 @@ class Synthesis:
     key: str
     sheet: str | None
     losses: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A contact sheet committed with a study: `images_METHOD_MODEL.webp` (or .jpg, .png), at most 60 kB."""
+
+    source: str
+    text: str
+    width: int
+    height: int
+
+
+def pictures(folders: Sequence[Path]) -> list[Picture]:
+    """Return the contact sheets of studies, by name; a file that is too large or no image is passed over."""
+    found = []
+    for folder in folders:
+        for path in sorted(file for file in folder.glob("images_*") if file.suffix in _TYPES):
+            if path.stat().st_size <= _LARGEST and (size := _image_size(path)):
+                data = base64.b64encode(path.read_bytes()).decode()
+                words = path.stem.removeprefix("images_").replace("__", ", ")
+                found.append(Picture(f"data:image/{_TYPES[path.suffix]};base64,{data}", words, *size))
+    return found
+
+
+def _image_size(path: Path) -> tuple[int, int] | None:
+    """Return width and height; None when it is no image."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        return None
 
 
 def find_synthesis(record: Record, folders: Sequence[Path]) -> Synthesis | None:

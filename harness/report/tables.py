@@ -86,7 +86,11 @@ def leaderboards(records: list[Record], layout: Layout | None = None) -> list[Ta
     Raises UsageError for unknown fields or metrics and for filters or metrics that leave nothing to show.
     """
     layout = layout or Layout()
-    lines = layout.chosen(measurements(records))
+    return tables(layout.chosen(measurements(records)), layout)
+
+
+def tables(lines: list[Measurement], layout: Layout) -> list[Table]:
+    """Return a table per image set of measurements, ordered by its name and size."""
     sets: dict[tuple[str, int, str], list[Measurement]] = {}
     for line in lines:
         sets.setdefault((line.data, line.n, line.data_sha256), []).append(line)

@@ -1,81 +1,196 @@
 """The leaderboard as one HTML page that needs nothing else: `python -m harness.leaderboard --format html --out DIR`.
 
-Tables, plots, the details of every row, and where the cache still has them contact sheets and loss curves. Whatever
-stands in a record is escaped; the page's content security policy lets nothing but its own script run.
+Answers first, then a section per model and image set, what papers report, images, all runs, and the studies that are
+no ranking. Whatever stands in a record is escaped; the page's content security policy lets nothing but its own script
+run, and that writes text alone.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from harness.record.parse import Operations
-from harness.report.formats import Format, plots
-from harness.report.formats.plots import Plot, Point
-from harness.report.measurements import Measurement, megabytes
-from harness.report.pairs import pair_grids
+from harness.record.studies import KINDS, Study
+from harness.report.answers import Answer, answers
+from harness.report.comparisons import Comparison, named, places, settings_text
+from harness.report.formats import Format, payload, plots
+from harness.report.formats.charts import charts, headline
+from harness.report.formats.plots import Plot
+from harness.report.layout import Layout
+from harness.report.measurements import measurements
 from harness.report.report import Report
-from harness.report.syntheses import Synthesis, find_synthesis
-from harness.report.tables import Table, Value
+from harness.report.reported import Beside, beside
+from harness.report.runs import Run, runs
+from harness.report.syntheses import Picture, Synthesis, find_synthesis, pictures
+from harness.report.tables import tables
 from harness.report.text_table import Grid
 from methods.errors import UsageError
 from methods.text import printable
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 _TEMPLATES = Path(__file__).parent / "templates"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row and column of a leaderboard, with all that its line and its details show."""
-
-    number: int
-    data: str
-    row: str
-    value: Value
-    size: float | None
-    synthesis: Synthesis | None
-    operations: int | None
-
-    @property
-    def first(self) -> Measurement:
-        """The measurement of the first seed."""
-        return self.value.lines[0]
-
-    @property
-    def sd(self) -> float | None:
-        """The sd of top-1 over seeds, None for one seed."""
-        known = [line.top1 for line in self.value.lines if line.top1 is not None]
-        return statistics.stdev(known) if len(known) > 1 else None
-
-    def mean(self, field: str) -> float | None:
-        """Return the mean of a field over the seeds that have it."""
-        known = [getattr(line, field) for line in self.value.lines if getattr(line, field) is not None]
-        return sum(known) / len(known) if known else None
-
-
-@dataclass(frozen=True)
-class Board:
-    """A leaderboard's grids, its plots and the names of its series."""
-
-    table: Table
-    grid: Grid
-    pairs: list[Grid]
-    plots: list[Plot]
-    series: list[str]
+_SCRIPTS = ("recommend.js", "page.js")
+_KIND_TITLES = {"study": "Studies of a parameter", "ablation": "Ablations", "search": "Searches"}
+_KIND_WORDS = {
+    "study": "What one parameter does.",
+    "ablation": "A method with and without its parts.",
+    "search": "Trials that settings were chosen from, on images that nothing is reported on.",
+}
+_COLUMNS = (
+    ("kind", "kind", True), ("data", "data", True), ("model", "model", True), ("bits", "bits", False),
+    ("method", "method", True), ("backend", "backend", True), ("settings", "settings", True),
+    ("top1", "top-1, %", False), ("se", "std. error", False), ("kept", "kept, %", False),
+    ("agreement", "agreement, %", False), ("seeds", "seeds", False), ("cost", "cost", False), ("size", "MB", False),
+)  # fmt: skip
 
 
 class HtmlFormat(Format):
     """One page that needs nothing else."""
 
     def files(self, report: Report) -> dict[str, str | bytes]:
-        """Return the page."""
+        """Return the page; raises UsageError when jinja2 is missing."""
         if report.pairs:
-            raise UsageError("--pairs has no page of its own; the page of --format html holds the pairs.")
-        return {"index.html": page(report.tables, report.reported, report.folders)}
+            raise UsageError("--pairs has no page of its own; the recommender of --format html compares rows.")
+        return {"index.html": Page(report).text()}
+
+
+@dataclass(frozen=True)
+class PlaceView:
+    """One model on one image set, as the page shows it."""
+
+    id: str
+    title: str
+    # The title in few words, for links.
+    short: str
+    first: Comparison
+    # The table of the first comparison, its best rows alone.
+    grid: Grid
+    others: Sequence[Comparison]
+    answers: Sequence[Answer]
+    plots: Sequence[Plot]
+    # How many runs there are in all.
+    runs: int
+
+
+class Page:
+    """All that the page, and the pages of a site, show of a report."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """All runs, in the order the script knows them by."""
+        return runs(self.report.studies, [line.key for line in self.report.lines])
+
+    @cached_property
+    def places(self) -> list[PlaceView]:
+        """The sections of models and image sets, ImageNet first."""
+        return [
+            self._place(f"place-{number}", found) for number, found in enumerate(places(self.report.comparisons), 1)
+        ]
+
+    def _place(self, id: str, found: Sequence[Comparison]) -> PlaceView:
+        first, mine = found[0], [run for run in self.runs if _of(run, found[0])]
+        fp32 = next((run.first.fp32_top1 for run in mine if run.first.fp32_top1), None)
+        known = "" if fp32 is None else f", FP32 {fp32:.2f}"
+        title = f"{first.model} on {first.data} (n = {mine[0].first.n}{known})"
+        short = f"{first.model} ({first.data})"
+        return PlaceView(
+            id=id,
+            title=title,
+            short=short,
+            first=first,
+            grid=Report.short(first).grid(),
+            others=found[1:],
+            answers=answers(found),
+            plots=list(charts(found, self.runs)),
+            runs=len(mine),
+        )
+
+    @cached_property
+    def sections(self) -> list[tuple[str, list[tuple[Study, list[Grid]]]]]:
+        """The studies that are no comparisons, by kind, with all their rows."""
+        kept = {line.key for line in self.report.lines}
+        found = []
+        for kind in KINDS[1:]:
+            studies = [(study, _grids(study, kept)) for study in self.report.studies if study.kind == kind]
+            if shown := [(study, grids) for study, grids in studies if grids]:
+                found.append((kind, shown))
+        return found
+
+    @property
+    def beside(self) -> list[Beside]:
+        """What papers report, beside the rows of comparisons."""
+        return beside([comparison.table for comparison in self.report.comparisons], self.report.figures)
+
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        """The contact sheets committed with studies."""
+        return pictures(self.report.folders)
+
+    @cached_property
+    def syntheses(self) -> list[tuple[Run, Synthesis]]:
+        """What caches still hold, each once, with the first run that used it."""
+        found: dict[str, tuple[Run, Synthesis]] = {}
+        for run in self.runs:
+            synthesis = find_synthesis(run.first.record, self.report.folders)
+            if synthesis is not None:
+                found.setdefault(synthesis.key, (run, synthesis))
+        return list(found.values())
+
+    def text(self, **more: Any) -> str:
+        """Return the page."""
+        script = "\n".join((_TEMPLATES / name).read_text() for name in _SCRIPTS)
+        first = self.places[0] if self.places else None
+        return self.rendered(
+            "page.html.j2",
+            script,
+            places=self.places,
+            advice=any(run.kind == KINDS[0] and run.mean("top1") is not None for run in self.runs),
+            headline=headline(first.answers) if first and first.answers else None,
+            beside=self.beside,
+            reported=self.report.reported,
+            pictures=self.pictures,
+            syntheses=self.syntheses,
+            sections=self.sections,
+            kind_titles=_KIND_TITLES,
+            kind_words=_KIND_WORDS,
+            columns=_COLUMNS,
+            rows=payload.deflated(payload.rows(self.runs)),
+            records=payload.deflated(payload.records(self.runs)),
+            **{"site": False, "methods": []} | more,
+        )
+
+    def rendered(self, template: str, script: str, **values: Any) -> str:
+        """Return a template's page, allowed to run this script alone."""
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        style = (_TEMPLATES / "page.css").read_text()
+        page = self._environment.get_template(template)
+        return page.render(script=script, script_sha256=digest, style=style, frame=plots, **values)
+
+    @cached_property
+    def _environment(self) -> Environment:
+        try:
+            from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        except ImportError as error:
+            raise UsageError("The HTML page needs jinja2: pip install -e '.[report]'.") from error
+        return Environment(
+            loader=FileSystemLoader(_TEMPLATES),
+            autoescape=True,
+            finalize=_shown,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
 
 
 def _shown(value: object) -> object:
@@ -83,91 +198,12 @@ def _shown(value: object) -> object:
     return printable(value) if type(value) is str else value
 
 
-def page(tables: Sequence[Table], reported: Sequence[Grid], folders: Sequence[Path]) -> str:
-    """Return the page. Raises UsageError when jinja2 is missing."""
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError as error:
-        raise UsageError("The HTML page needs jinja2: pip install -e '.[report]'.") from error
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        finalize=_shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    operations: list[Operations] = []
-    entries = list(_entries(tables, folders, operations))
-    script, style = ((_TEMPLATES / name).read_text() for name in ("page.js", "page.css"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html.j2").render(
-        boards=[_board(table, entries) for table in tables],
-        reported=reported,
-        entries=entries,
-        operations=operations,
-        syntheses=list({entry.synthesis.key: entry.synthesis for entry in entries if entry.synthesis}.values()),
-        script=script,
-        script_sha256=digest,
-        style=style,
-        frame=plots,
-    )
+def _of(run: Run, comparison: Comparison) -> bool:
+    return run.kind == KINDS[0] and (run.first.data_sha256, run.first.model) == comparison.place
 
 
-def _entries(tables: Sequence[Table], folders: Sequence[Path], operations: list[Operations]) -> Iterator[Entry]:
-    """Yield the entries of all tables; lists of quantized operations go to `operations`, each once."""
-    number = 0
-    for table in tables:
-        for label, values in table.rows:
-            for value in values:
-                if value is None or not value.lines:
-                    continue
-                number += 1
-                line = value.lines[0]
-                size = line.size_bytes / 1e6 if line.size_bytes else megabytes(line.model, line.bits, line.parameters)
-                found = find_synthesis(line.record, folders)
-                place = _place(operations, line.record.quantized_ops)
-                yield Entry(number, f"{line.data}, n = {line.n}", label, value, size, found, place)
-
-
-def _place(known: list[Operations], found: Operations) -> int | None:
-    """Return the number (from 1) of a list of operations among those known, adding it; None when it is empty."""
-    if not found:
-        return None
-    if found not in known:
-        known.append(found)
-    return known.index(found) + 1
-
-
-def _board(table: Table, entries: Sequence[Entry]) -> Board:
-    series = [label for label, values in table.rows if any(value and value.lines for value in values)]
-    shown = {id(value) for _, values in table.rows for value in values if value}
-    mine = [entry for entry in entries if id(entry.value) in shown]
-    return Board(table, table.grid(), pair_grids(table), list(_plots(table, mine, series)), series)
-
-
-def _plots(table: Table, entries: Sequence[Entry], series: list[str]) -> Iterator[Plot]:
-    """Yield accuracy over bits and over seconds for each model, and over size for all."""
-    title = table.metric.title
-    widths = list(dict.fromkeys(entry.first.bits for entry in sorted(entries, key=_width)))
-    for model in sorted({entry.first.model for entry in entries}):
-        mine = [entry for entry in entries if entry.first.model == model]
-        points = [_point(widths.index(entry.first.bits), entry, series) for entry in mine]
-        yield plots.by_category(f"{model}: {title} against bits", "bits", widths, points)
-        costs = [(entry.mean("seconds"), entry) for entry in mine]
-        dear = [_point(cost, entry, series) for cost, entry in costs if cost]
-        if dear:
-            yield plots.by_cost(f"{model}: {title} against seconds", "synthesis + quantization, s", dear)
-    sized = [_point(entry.size, entry, series, "") for entry in entries if entry.size]
-    if sized:
-        yield plots.by_cost(f"{title} against model size", "weights, MB", sized)
-
-
-def _width(entry: Entry) -> tuple[int, int]:
-    return entry.first.bits.weights, entry.first.bits.activations
-
-
-def _point(x: float, entry: Entry, series: list[str], group: str | None = None) -> Point:
-    line = entry.first
-    label = f"{entry.row}, {line.model} {line.bits}: {entry.value.text()}"
-    return Point(x, entry.value.mean, series.index(entry.row), label, line.bits if group is None else group)
+def _grids(study: Study, kept: set[str]) -> list[Grid]:
+    """Return the tables of a study, settings with three significant digits."""
+    lines = [line for line in named(measurements(study.records)) if line.key in kept]
+    shown = [replace(line, overrides=settings_text(line)) for line in lines]
+    return [table.grid() for table in tables(shown, Layout())]

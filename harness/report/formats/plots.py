@@ -1,4 +1,8 @@
-"""Plots as numbers ready to be drawn: scales, ticks, markers and Pareto fronts. The page's template draws the SVG."""
+"""Charts as numbers ready to be drawn: scales, ticks, error bars, labels that do not overlap, Pareto fronts.
+
+The page's template draws the SVG. A plotting library would not do it better here: its files have no dark mode, their
+text cannot be read by a screen reader or grow on a telephone, and one chart is as large as all of these.
+"""
 
 from __future__ import annotations
 
@@ -8,47 +12,78 @@ from dataclasses import dataclass
 
 from harness.report.statistics import front
 
-WIDTH, HEIGHT = 420, 300
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 42
+WIDTH, HEIGHT = 480, 300
+LEFT, RIGHT, TOP, BOTTOM = 40, 138, 14, 42
+SERIES = 8
+_LINE = 15
+_LONGEST = 22
 
 
 @dataclass(frozen=True)
 class Point:
-    """A measurement in a plot's own units; `series` is the row it belongs to, `group` what a front may span."""
+    """A measurement in a chart's own units."""
 
     x: float
     y: float
-    series: int
+    # What is told of it where it is pointed at.
     label: str
-    group: str = ""
+    # Half the length of its error bar.
+    error: float | None = None
+    # The number of the run it stands for, where whoever draws it has a list of them.
+    run: int | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one name; one without a name is of those in grey."""
+
+    name: str
+    points: Sequence[Point]
+    joined: bool = True
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point in pixels, and whether it is on its group's Pareto front."""
+    """A point in pixels, its error bar's ends, and the place of its series among those with a colour."""
 
     x: float
     y: float
-    series: int
+    low: float | None
+    high: float | None
+    series: int | None
     label: str
-    front: bool
+    run: int | None
+
+
+@dataclass(frozen=True)
+class Label:
+    """A series' name beside where it ends, `tip` being the end itself."""
+
+    text: str
+    y: float
+    # None for the name of a rule.
+    series: int | None
+    tip: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot in pixels: marks, lines (series or None for a front, its points), ticks (position, text)."""
+    """A chart in pixels: marks, lines (series, None for a front; points), labels, ticks (position, text)."""
 
     title: str
     x_title: str
     marks: list[Mark]
     lines: list[tuple[int | None, str]]
+    labels: list[Label]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
+    # Where horizontal rules are.
+    rules: list[float]
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A linear or logarithmic map of values to pixels."""
+    """A linear or logarithmic map of values to pixels; what is outside is drawn at the edge."""
 
     low: float
     high: float
@@ -58,67 +93,102 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """Return the pixel of a value."""
+        value = min(max(value, self.low), self.high)
         low, high, value = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
         return round(self.start + (value - low) / (high - low) * (self.end - self.start), 1)
 
 
-def by_category(title: str, x_title: str, names: Sequence[str], points: Sequence[Point]) -> Plot:
-    """Plot values over named places (a point's x is the index of its name), the points of a series joined."""
+def by_category(
+    title: str, x_title: str, names: Sequence[str], series: Sequence[Series], rules: Sequence[tuple[float, str]] = ()
+) -> Plot:
+    """Plot percentages over named places (a point's x is the index of its name)."""
     across = Scale(-0.5, len(names) - 0.5, LEFT, WIDTH - RIGHT)
     ticks = [(across(place), name) for place, name in enumerate(names)]
-    series = sorted({point.series for point in points})
-    lines = [(number, sorted((p for p in points if p.series == number), key=lambda p: p.x)) for number in series]
-    return _plot(title, x_title, across, ticks, points, [(n, found) for n, found in lines if len(found) > 1], [])
+    return _plot((title, x_title), across, ticks, series, [], rules)
 
 
-def by_cost(title: str, x_title: str, points: Sequence[Point]) -> Plot:
-    """Plot values over a cost on a logarithmic scale, with the Pareto front of every group of points."""
-    costs = [point.x for point in points]
+def by_cost(title: str, x_title: str, series: Sequence[Series], fronts: Sequence[Series] = ()) -> Plot:
+    """Plot percentages over a cost on a logarithmic scale, with the Pareto front of each of `fronts`' points."""
+    costs = [point.x for each in series for point in each.points]
     low, high = min(costs) / 1.3, max(costs) * 1.3
     across = Scale(low, high, LEFT, WIDTH - RIGHT, log=True)
     ticks = [(across(value), f"{value:g}") for value in _decades(low, high)]
-    groups = sorted({point.group for point in points})
-    fronts = [_front([point for point in points if point.group == group]) for group in groups]
-    return _plot(title, x_title, across, ticks, points, [], fronts)
+    return _plot((title, x_title), across, ticks, series, [pareto(each.points) for each in fronts])
 
 
-def _front(points: Sequence[Point]) -> list[Point]:
+def pareto(points: Sequence[Point]) -> list[Point]:
+    """Return the points that no other is both cheaper and better than, by cost."""
     first = {(point.x, point.y): point for point in reversed(points)}
     return [first[pair] for pair in front(first)]
 
 
 def _plot(
-    title: str,
-    x_title: str,
+    titles: tuple[str, str],
     across: Scale,
     x_ticks: list[tuple[float, str]],
-    points: Sequence[Point],
-    lines: list[tuple[int, list[Point]]],
-    fronts: list[list[Point]],
+    series: Sequence[Series],
+    fronts: Sequence[Sequence[Point]],
+    rules: Sequence[tuple[float, str]] = (),
 ) -> Plot:
-    values = [point.y for point in points]
-    y_ticks = _linear(min(values), max(values))
+    values = [point.y for each in series for point in each.points] + [value for value, _ in rules]
+    y_ticks = percent_ticks(min(values), max(values))
     up = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
 
     def path(found: Sequence[Point]) -> str:
         return " ".join(f"{across(p.x)},{up(p.y)}" for p in found)
 
-    best = {id(point) for found in fronts for point in found}
-    marks = [Mark(across(p.x), up(p.y), p.series, p.label, id(p) in best) for p in points]
-    drawn: list[tuple[int | None, str]] = [(number, path(found)) for number, found in lines]
-    drawn += [(None, path(found)) for found in fronts if len(found) > 1]
-    return Plot(title, x_title, marks, drawn, x_ticks, [(up(value), f"{value:g}") for value in y_ticks])
+    coloured = {id(each): place for place, each in enumerate([each for each in series if each.name][:SERIES])}
+    ordered = sorted(series, key=lambda each: id(each) in coloured)  # grey below
+    marks = [_mark(point, coloured.get(id(each)), across, up) for each in ordered for point in each.points]
+    lines: list[tuple[int | None, str]] = [(None, path(found)) for found in fronts if len(found) > 1]
+    lines += [
+        (coloured[id(each)], path(each.points))
+        for each in series
+        if id(each) in coloured and each.joined and len(each.points) > 1
+    ]
+    ends = [
+        Label(_cut(each.name), up(each.points[-1].y), place, (across(each.points[-1].x), up(each.points[-1].y)))
+        for each in series
+        if (place := coloured.get(id(each))) is not None
+    ]
+    ends += [Label(text, up(value), None, (WIDTH - RIGHT - 6, up(value))) for value, text in rules]
+    told = [(up(value), f"{value:g}") for value in y_ticks]
+    return Plot(*titles, marks, lines, apart(ends), x_ticks, told, [up(value) for value, _ in rules])
 
 
-def _linear(low: float, high: float) -> list[float]:
-    """Return about five round ticks around a range."""
+def _cut(name: str) -> str:
+    """Return a name that fits beside a chart; all of it is told where its points are pointed at."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+
+
+def _mark(point: Point, series: int | None, across: Scale, up: Scale) -> Mark:
+    bar = point.error if series is not None else None
+    low, high = (None, None) if not bar else (up(point.y - bar), up(point.y + bar))
+    return Mark(across(point.x), up(point.y), low, high, series, point.label, point.run)
+
+
+def apart(labels: Sequence[Label]) -> list[Label]:
+    """Return labels moved up and down until none is over another, inside the chart and in the order of their ends."""
+    ordered = sorted(labels, key=lambda label: label.y)
+    places: list[float] = []
+    for label in ordered:
+        places.append(max(label.y, places[-1] + _LINE if places else TOP))
+    bottom = float(HEIGHT - BOTTOM)
+    for number in reversed(range(len(places))):
+        places[number] = min(places[number], bottom)
+        bottom = places[number] - _LINE
+    return [Label(label.text, round(y, 1), label.series, label.tip) for label, y in zip(ordered, places, strict=True)]
+
+
+def percent_ticks(low: float, high: float) -> list[float]:
+    """Return about five round ticks around a range of percentages, none outside 0 to 100."""
+    low, high = max(low, 0.0), min(high, 100.0)
     span = max(high - low, 1.0)
     step = 10 ** math.floor(math.log10(span / 4))
     step *= next(factor for factor in (1, 2, 5, 10) if factor * step >= span / 4)
-    first, last = math.floor(low / step - 0.25), math.ceil(high / step + 0.25)
-    if high <= 100:  # no room above for percentages
-        last = min(last, round(100 / step))
-    return [round(place * step, 6) for place in range(first, last + 1)]
+    first = max(math.floor(low / step - 0.25), 0)
+    last = min(math.ceil(high / step + 0.25), round(100 / step))
+    return [round(place * step, 6) for place in range(first, max(last, first + 1) + 1)]
 
 
 def _decades(low: float, high: float) -> list[float]:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness_kit import make_record
 from rich.console import Console
 
 from harness.cli.run import ProgressView
 from harness.cli.watch import Watch
 from harness.execute.forecast import Expected
+from harness.record.studies import Study
 from harness.report.formats.console import console as console_text
 from harness.report.formats.csv import _cell, grid_csv
-from harness.report.formats.html import page
+from harness.report.formats.html import HtmlFormat
 from harness.report.formats.latex import latex
 from harness.report.formats.markdown import markdown
+from harness.report.report import Report
 from harness.report.text_table import Grid, Word
 
 HOSTILE = "=cmd|' /C calc'!A0 \x1b[2J \x9b31m \u202egnp \x00 \n\r new \u2028 line"
@@ -37,9 +43,15 @@ def test_no_format_passes_on_what_cannot_be_seen(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_page_passes_on_nothing_unseen() -> None:
-    text = page([], [hostile_grid()], [])
-    assert set(text) & UNSEEN == set()
+    record = make_record("a", method=HOSTILE, backend=HOSTILE, data=HOSTILE, overrides={f"{HOSTILE}.x": HOSTILE})
+    report = Report([Study(Path("x"), "comparison", HOSTILE, [record]), Study(Path("y"), "search", HOSTILE, [record])])
+    text = str(HtmlFormat().files(report)["index.html"])
     assert "\\x1b[2J" in text
+    assert set(text) & UNSEEN == set()
+    for name in ("data-rows", "data-records"):
+        packed = re.search(rf'id="{name}">([^<]+)<', text)
+        assert packed is not None
+        assert set(zlib.decompress(base64.b64decode(packed[1])).decode()) & UNSEEN == set()
 
 
 def test_a_spreadsheet_gets_numbers_and_text_and_no_formula() -> None:

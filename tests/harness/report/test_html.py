@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import shutil
 import time
+import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 import torch
 from harness_kit import PROVENANCE, correct, make_fields, make_record, put, run_leaderboard
@@ -17,9 +24,12 @@ from PIL import Image
 
 from harness.inputs.zoo import PARAMETERS
 from harness.record.cache import Cache
-from harness.report.formats.plots import Point, by_cost, curve
+from harness.record.studies import Study
+from harness.report.formats.html import HtmlFormat
+from harness.report.formats.plots import BOTTOM, HEIGHT, TOP, Point, Series, by_cost, curve
 from harness.report.measurements import megabytes
-from harness.report.statistics import front
+from harness.report.report import Report
+from harness.report.statistics import front, paired
 from harness.report.syntheses import find_synthesis
 from methods.bits import Bits
 
@@ -49,7 +59,10 @@ def results(folder: Path) -> str:
     return str(folder)
 
 
-def made(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of six runs, one of whose methods has a hostile name."""
+    folder = tmp_path_factory.mktemp("page")
     done = run_leaderboard(results(folder / "results"), "--format", "html", "--out", str(folder / "out"))
     assert (done.code, done.err) == (0, "")
     return folder / "out" / "index.html"
@@ -67,10 +80,17 @@ class Tags(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-def test_nothing_in_a_record_becomes_markup_and_nothing_is_fetched(tmp_path: Path) -> None:
-    text = made(tmp_path).read_text()
+def unpacked(text: str, name: str) -> Any:
+    found = re.search(rf'id="{name}">([^<]+)<', text)
+    assert found is not None
+    return json.loads(zlib.decompress(base64.b64decode(found[1])))
+
+
+def test_nothing_in_a_record_becomes_markup_and_nothing_is_fetched(page: Path) -> None:
+    text = page.read_text()
     tags = Tags(text).found
-    assert sum(tag == "script" for tag, _ in tags) == 1
+    scripts = [attributes.get("type") for tag, attributes in tags if tag == "script"]
+    assert scripts == ["text/plain", "text/plain", None]
     assert [attributes["src"][:23] for tag, attributes in tags if tag == "img" and attributes["src"]] == [
         "data:image/jpeg;base64,"
     ]
@@ -79,32 +99,58 @@ def test_nothing_in_a_record_becomes_markup_and_nothing_is_fetched(tmp_path: Pat
     assert "&lt;script&gt;alert(1)" in text
 
 
-def test_links_lead_somewhere_and_ids_are_unique(tmp_path: Path) -> None:
-    tags = Tags(made(tmp_path).read_text()).found
+def test_links_lead_somewhere_and_ids_are_unique(page: Path) -> None:
+    tags = Tags(page.read_text()).found
     ids = [attributes["id"] for _, attributes in tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    links = [attributes["href"] for tag, attributes in tags if tag == "a" and attributes.get("href")]
+    links = [attributes["href"] for tag, attributes in tags if tag in ("a", "use") and attributes.get("href")]
     assert len(links) > 10
     assert {str(link)[1:] for link in links} <= set(ids)
 
 
-def test_details_hold_what_a_record_says(tmp_path: Path) -> None:
-    text = made(tmp_path).read_text()
-    for words in ("c0ffee", "python -m harness.bench", "1 operations", "Loss total over 3 steps, from 3 to 1"):
-        assert words in text
-    assert "short" not in text  # one step is no curve
+def test_the_payload_holds_what_a_record_says(page: Path) -> None:
+    text = page.read_text()
+    assert "Loss total over 3 steps, from 3 to 1" in text
+    assert "Loss short" not in text  # one step is no curve
+    rows, records = unpacked(text, "data-rows"), unpacked(text, "data-records")
+    assert [row["top1"] for row in rows if row["model"] == "deit_t"] == [90.0, 75.0, 60.0]
+    record = records["records"][rows[0]["keys"][0]]
+    assert dict(record["facts"])["commit"] == PROVENANCE["commit"]
+    assert dict(record["facts"])["command"].startswith("python -m harness.bench <script>")
+    assert records["operations"] == [[f"{HOSTILE}: uniform, 4 bits"]]
 
 
 def test_pareto_front_by_hand() -> None:
     points = ((1, 5), (2, 4), (2, 7), (3, 7), (4, 9), (1, 3))
     assert front(points) == [(1, 5), (2, 7), (4, 9)]
-    plot = by_cost("t", "s", [Point(1, 5, 0, "", "a"), Point(2, 4, 1, "", "b"), Point(3, 3, 1, "", "b")])
-    assert [mark.front for mark in plot.marks] == [True, True, False]
+    drawn = [Point(1, 5, "a"), Point(2, 4, "b"), Point(3, 7, "c")]
+    plot = by_cost("t", "s", [Series("x", drawn, joined=False)], [Series("", drawn)])
+    [(series, path)] = plot.lines
+    assert series is None
+    assert path.split() == [f"{mark.x},{mark.y}" for mark in plot.marks if mark.label != "b"]
 
 
-def test_a_scale_of_percentages_ends_at_100() -> None:
-    plot = by_cost("t", "s", [Point(1, 88.2, 0, ""), Point(2, 99.8, 0, "")])
-    assert [text for _, text in plot.y_ticks] == ["85", "90", "95", "100"]
+@pytest.mark.parametrize("values", [(88.2, 99.8), (0.1, 40.0), (99.9, 100.0), (0.0, 0.0), (101.6, 43.0)])
+def test_a_scale_of_percentages_stays_between_0_and_100(values: tuple[float, float]) -> None:
+    plot = by_cost("t", "s", [Series("x", [Point(1, value, "", error=9.0) for value in values])])
+    ticks = [float(text) for _, text in plot.y_ticks]
+    assert 0 <= ticks[0] < ticks[-1] <= 100
+    assert 2 <= len(ticks) <= 8
+    for mark in plot.marks:
+        assert TOP <= mark.y <= HEIGHT - BOTTOM
+        assert mark.low is None or TOP <= mark.low <= HEIGHT - BOTTOM
+
+
+def test_labels_are_kept_apart_and_inside_the_chart() -> None:
+    series = [Series(f"m{number}", [Point(1, 50.0 + number / 10, "")]) for number in range(10)]
+    plot = by_cost("t", "s", [*series, Series("", [Point(2, 3, "grey", run=7)])])
+    places = [label.y for label in plot.labels]
+    assert [label.text for label in plot.labels] == [f"m{number}" for number in reversed(range(8))]  # eight in colour
+    assert min(b - a for a, b in pairwise(places)) >= 15
+    assert places[-1] <= HEIGHT - BOTTOM
+    assert {mark.run for mark in plot.marks if mark.series is None} == {None, 7}
+    assert plot.marks[0].series is None  # grey lies below
+    assert plot.marks[-1].series is not None
 
 
 def test_a_curve_spans_its_box() -> None:
@@ -160,55 +206,110 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-def test_the_page_in_a_browser(browser: Any, tmp_path: Path) -> None:
-    path = made(tmp_path)
-    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+@pytest.fixture
+def tab(browser: Any) -> Iterator[Any]:
+    """A tab that fails the test for whatever a page says or fetches."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
     said: list[str] = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on(
-        "request", lambda request: said.append(request.url) if not request.url.startswith(("file:", "data:")) else None
-    )
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("request", lambda got: None if got.url.startswith(("file:", "data:")) else said.append(got.url))
+    yield opened
+    assert said == []
+    opened.close()
+
+
+def visit(tab: Any, path: Path) -> None:
     tab.goto(path.as_uri())
+    until(tab, "document.documentElement.dataset.ready === 'yes'")
 
-    def column(place: int) -> list[str]:
-        cells = tab.locator(f"#measurements tbody tr:not([hidden]) td:nth-child({place})")
-        return [text.strip() for text in cells.all_inner_texts()]
 
-    assert tab.inner_text("#count") == "6 of 6 rows"
+def column(tab: Any, place: int) -> list[str]:
+    return [text.strip() for text in tab.locator(f"#runs tbody td:nth-child({place})").all_inner_texts()]
+
+
+def test_filter_and_sort_in_a_browser(tab: Any, page: Path) -> None:
+    visit(tab, page)
+    assert tab.inner_text("#count") == "6 of 6 runs"
     button = tab.get_by_role("button", name="top-1, %")
     button.focus()
     tab.keyboard.press("Enter")
-    assert column(7) == ["60.00", "60.00", "75.00", "75.00", "90.00", "90.00"]
+    assert column(tab, 8) == ["60.00", "60.00", "75.00", "75.00", "90.00", "90.00"]
     button.click()
-    assert column(7) == ["90.00", "90.00", "75.00", "75.00", "60.00", "60.00"]
-    assert tab.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
+    assert column(tab, 8) == ["90.00", "90.00", "75.00", "75.00", "60.00", "60.00"]
+    assert tab.locator("#runs th[aria-sort]").get_attribute("aria-sort") == "descending"
     tab.get_by_label("Search").fill("BETA")
-    assert tab.inner_text("#count") == "2 of 6 rows"
-    assert column(4) == ["beta", "beta"]
-    tab.get_by_label("Model", exact=True).select_option("vit_s")
-    assert tab.inner_text("#count") == "1 of 6 rows"
+    assert tab.inner_text("#count") == "2 of 6 runs"
+    assert column(tab, 5) == ["beta", "beta"]
+    tab.locator("#filter-model").select_option("vit_s")
+    assert tab.inner_text("#count") == "1 of 6 runs"
     tab.get_by_role("button", name="Reset").click()
-    until(tab, "document.getElementById('count').textContent === '6 of 6 rows'")
-    tab.get_by_label("Method", exact=True).select_option(HOSTILE)
-    assert tab.inner_text("#count") == "2 of 6 rows"
-    link = tab.locator("#measurements tbody tr:not([hidden]) a").first
-    target = str(link.get_attribute("href"))
-    assert not tab.locator(target).evaluate("element => element.open")
-    link.click()
-    until(tab, "target => document.querySelector(target).open", target)
-    assert "c0ffee" in tab.inner_text(target)
-    tab.locator("#syntheses summary").click()
-    until(tab, "[...document.images].every(image => image.complete && image.naturalWidth === 900)")
-    assert said == []
-    tab.close()
+    until(tab, "document.getElementById('count').textContent === '6 of 6 runs'")
+
+
+def test_records_open_lazily_and_by_link(tab: Any, page: Path) -> None:
+    visit(tab, page)
+    tab.locator("#filter-method").select_option(HOSTILE)
+    assert tab.inner_text("#count") == "2 of 6 runs"
+    assert tab.inner_text("#record-body") == ""
+    tab.locator("#runs tbody a").first.click()
+    until(tab, "document.getElementById('record').open")
+    for words in ("c0ffee", HOSTILE, "1 quantized operations"):
+        assert words in tab.inner_text("#record")
+    link = tab.url
+    tab.keyboard.press("Escape")
+    until(tab, "!document.getElementById('record').open && location.hash === '#all'")
+    tab.goto("about:blank")
+    tab.goto(link)
+    until(tab, "document.getElementById('record').open")
+    assert HOSTILE in tab.inner_text("#record-title")
+
+
+def test_the_recommender_says_what_the_statistics_say(tab: Any, tmp_path: Path) -> None:
+    hits = {(method, seed): correct(100, count, seed=seed + len(method)) for method, seed, count in (
+        ("first", 0, 95), ("first", 1, 91), ("second", 0, 88), ("second", 1, 86))}  # fmt: skip
+    for (method, seed), mine in hits.items():
+        put(tmp_path / "results", make_fields("", model="deit_t", method=method, seed=seed, hits=mine, fp32=96.0))
+    test = paired(
+        *({seed: np.array(hits[method, seed], np.int8) for seed in (0, 1)} for method in ("first", "second"))
+    )
+    assert test is not None
+    assert run_leaderboard(str(tmp_path / "results"), "--format", "html", "--out", str(tmp_path)).code == 0
+    visit(tab, tmp_path / "index.html")
+    until(tab, "document.querySelector('#advised code') !== null")
+    told = tab.inner_text("#advised")
+    sure = "a real difference" if test.p <= 0.05 else "within chance"
+    assert "first + minmax reached 93.00 ± 2.83 % top-1 (sd over 2 seeds" in told
+    assert f"The next is second + minmax, 87.00 ± 1.41 %: +6.00 points, {sure}, p = {test.p:.4f}." in told
+    assert "python -m harness.bench --models deit_t --bits w4a4 --methods first --backends minmax --seeds 0,1" in told
+    tab.locator("#for-minutes").fill("0")
+    until(tab, "document.getElementById('advised').textContent.startsWith('Nothing that was measured fits')")
+
+
+def test_two_thousand_rows_are_filtered_at_once(tab: Any, tmp_path: Path) -> None:
+    record = make_record("", model="deit_t", hits=correct(100, 50))
+    cells = [replace(record.cell, overrides={"noise.images": number}) for number in range(1, 2001)]
+    records = [msgspec.structs.replace(record, cell=cell, key=f"{number:064x}") for number, cell in enumerate(cells)]
+    report = Report([Study(tmp_path, "search", "many", records)])
+    (tmp_path / "index.html").write_text(str(HtmlFormat().files(report)["index.html"]))
+    visit(tab, tmp_path / "index.html")
+    assert tab.inner_text("#count") == "2000 of 2000 runs"
+    assert tab.locator("#runs tbody tr").count() == 100
+    spent = tab.evaluate(
+        "(() => { const text = document.getElementById('filter-text'), start = performance.now(); "
+        "text.value = 'images=19'; text.dispatchEvent(new Event('input')); return performance.now() - start; })()"
+    )
+    assert tab.inner_text("#count") == "111 of 2000 runs"
+    assert spent < 500  # ten times what a quiet machine may take
+    tab.get_by_role("button", name="Show more").click()
+    assert tab.locator("#runs tbody tr").count() == 111
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_on_a_telephone(browser: Any, tmp_path: Path, scheme: str) -> None:
+def test_the_page_on_a_telephone(browser: Any, page: Path, scheme: str) -> None:
     context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
     tab = context.new_page()
-    tab.goto(made(tmp_path).as_uri())
+    tab.goto(page.as_uri())
     tab.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
     assert tab.evaluate("document.documentElement.scrollWidth") == 360
     colors = tab.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
