@@ -29,7 +29,7 @@ class Gap:
         """As a sentence's part: points, whether chance would do it, and p."""
         if self.test is None:
             return f"{self.points:+.1f} points, not tested: no seed in common"
-        sure = "real" if self.test.p <= LEVEL else "within chance"
+        sure = "beyond chance" if self.test.p <= LEVEL else "within chance"
         return f"{self.points:+.1f} points, {sure} (p = {p_text(self.test.p).removeprefix('=')})"
 
 

@@ -48,7 +48,7 @@ def _row(run: Run) -> dict[str, Any]:
         "device": run.device,
         "size": rounded(run.size, 3),
         "images": run.images,
-        "real": run.real,
+        "real_images": run.real,
         "version": f"{line.method_version}.{line.backend_version}",
         "meaningless": line.meaningless,
         "keys": [short_key(line.key) for line in run.lines],

@@ -278,7 +278,7 @@ def test_the_recommender_says_what_the_statistics_say(tab: Any, tmp_path: Path) 
     visit(tab, tmp_path / "index.html")
     until(tab, "document.querySelector('#advised code') !== null")
     told = tab.inner_text("#advised")
-    sure = "a real difference" if test.p <= 0.05 else "within chance"
+    sure = "beyond chance" if test.p <= 0.05 else "within chance"
     assert "first + minmax reached 93.00 ± 2.83 % top-1 (sd over 2 seeds" in told
     assert f"The next is second + minmax, 87.00 ± 1.41 %: +6.00 points, {sure}, p = {test.p:.4f}." in told
     assert "python -m harness.bench --models deit_t --bits w4a4 --methods first --backends minmax --seeds 0,1" in told

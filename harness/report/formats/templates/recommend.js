@@ -49,7 +49,7 @@ const versus = async (best, next, words) => {
   if (!next) return "";
   const p = await paired(best, next);
   const gap = `${best.top1 >= next.top1 ? "+" : ""}${(best.top1 - next.top1).toFixed(2)} points`;
-  const sure = p === null ? "not tested, no seed in common" : `${p <= 0.05 ? "a real difference" : "within chance"}, p = ${p < 0.0001 ? "<0.0001" : p.toFixed(4)}`;
+  const sure = p === null ? "not tested, no seed in common" : `${p <= 0.05 ? "beyond chance" : "within chance"}, p = ${p < 0.0001 ? "<0.0001" : p.toFixed(4)}`;
   return element("li", { textContent: `${words} ${named(next)}${next.settings ? ` (${next.settings})` : ""}, ${figure(next)} %: ${gap}, ${sure}.` });
 };
 
@@ -71,14 +71,14 @@ const recommender = (rows) => {
     const at = rows.filter((row) => fits(row) && row.bits === bits.value).sort((a, b) => b.top1 - a.top1);
     const allowed = at.filter((row) => (images.value === "" || (row.images !== null && row.images <= Number(images.value))) &&
       (most.value === "" || minutes(row) <= Number(most.value)));
-    const mayUse = allowed.filter((row) => real.checked || !row.real), best = mayUse[0];
+    const mayUse = allowed.filter((row) => real.checked || !row.real_images), best = mayUse[0];
     if (!best) {
       byId("advised").replaceChildren(element("p", { textContent: "Nothing that was measured fits. Allow more, or other bits." }));
       return;
     }
     const here = (row) => row.model === best.model && row.data === best.data;
     const others = mayUse.filter((row) => here(row) && named(row) !== named(best));
-    const oracle = real.checked ? null : allowed.find((row) => row.real && here(row));
+    const oracle = real.checked ? null : allowed.find((row) => row.real_images && here(row));
     const command = (await records()).records[best.keys[0]].command;
     const told = [await versus(best, others[0], "The next is"), await versus(best, oracle, "With real images:")];
     if (mine !== asked) return; // another choice was made meanwhile
