@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import re
 import zlib
-import json
 from pathlib import Path
 
 import pytest
