@@ -17,7 +17,7 @@ from methods.text import shortened
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1)]
 Sha256: TypeAlias = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-Count: TypeAlias = Annotated[int, Meta(ge=1)]
+Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 Setting: TypeAlias = str | int | float | bool
 BitsWord: TypeAlias = Annotated[Bits, Meta(extra_json_schema={"type": "string", "pattern": PATTERN})]
 
