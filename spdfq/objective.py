@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from methods.contracts import SynthesisContext
-from methods.errors import UsageError
 from methods.models.architecture import attention_sites
 from methods.models.attention import attention_maps, attention_outputs
-from methods.models.sites import AttentionSite
 from methods.optimisation.losses import soft_cross_entropy, total_variation, variation_target
-from methods.optimisation.patch_similarity import DensityLaw, patch_similarity_entropy, unit_tokens
+from methods.optimisation.patch_similarity import (
+    DensityLaw,
+    patch_similarity_entropy,
+    smallest_similarity,
+    unit_tokens,
+)
 from methods.optimisation.views import View
-from spdfq.apa import Alignment, check_movable, deep_sites, draw_priors, measured_priors
+from spdfq.apa import Alignment, check_movable, deep_sites
 from spdfq.config import SPDFQConfig
+from spdfq.draws import draw_classes, draw_regions, draw_targets, priors_of
 from spdfq.msr import Region, crops
-from spdfq.soft_labels import hard_labels
 
 _REBALANCED = 10  # steps after which the weight of APA is set anew, where it follows the gradients
 
@@ -32,7 +34,19 @@ class Step(NamedTuple):
     parts: list[int]
     view: View | None
     alignment: Alignment
-    rebalance: bool
+
+
+class Look(NamedTuple):
+    """What a micro-batch of views comes to; graphs of its forward pass.
+
+    labels: its share of L_SL; alignment: its share of L_APA, None where nothing is aligned; units: unit tokens of its
+    whole images at every site whose patches are to vary; share: of the step's whole images.
+    """
+
+    labels: Tensor
+    alignment: Tensor | None
+    units: list[Tensor]
+    share: float
 
 
 class Objective:
@@ -41,56 +55,21 @@ class Objective:
     def __init__(self, model: nn.Module, config: SPDFQConfig, context: SynthesisContext) -> None:
         self.model, self.config, self.context = model, config, context
         self.alpha1 = config.alpha1
-        self.regions = self._draw_regions()
-        self.relevant = self._draw_classes()
-        self.targets = self._draw_targets().to(context.device)
+        self.regions = draw_regions(config, context)
+        self.relevant = draw_classes(config, context, self.regions)
+        self.targets = draw_targets(config, context, self.relevant).to(context.device)
         sites = deep_sites(model, config.first_layer) if config.apa and config.alpha1 > 0 else []
         self.varied = attention_sites(model) if config.pse_weight > 0 else []
+        self.smallest: list[float] = []
         self.jitter = config.views(context)
         if self.jitter:
             check_movable(sites)
         scale = config.attention_scale
-        self.alignment = Alignment(sites, self._priors(sites), config.depth_weight, config.class_token_share, scale)
+        self.alignment = Alignment(
+            sites, priors_of(model, sites, config, context), config.depth_weight, config.class_token_share, scale
+        )
         shape = torch.empty((config.images, *context.space.shape), device="meta")
         self.variation_target = config.tv_scale * variation_target(shape, context.generator)
-
-    def _draw_regions(self) -> list[Region]:
-        """Draw the regions of all images, none without MSR; as many per image as there are other classes."""
-        if not self.config.msr:
-            return []
-        space, law = self.context.space, self.config.region_law()
-        law = replace(law, most=min(law.most, self.context.classes - 1))
-        return law.draw(self.config.images, space.height, space.width, self.context.generator)
-
-    def _draw_classes(self) -> list[list[int]]:
-        """Return the relevant classes of every view: whole images first, then the regions.
-
-        A whole image's first class is its own and the others are its regions'; all differ.
-        """
-        images: list[list[int]] = []
-        for image in range(self.config.images):
-            count = 1 + sum(region.image == image for region in self.regions)
-            order = torch.randperm(self.context.classes, generator=self.context.generator)
-            images.append(order[:count].tolist())
-        taken = [iter(chosen[1:]) for chosen in images]
-        parts = [[next(taken[region.image])] for region in self.regions]
-        return (images if self.config.relevant == "all" else [chosen[:1] for chosen in images]) + parts
-
-    def _draw_targets(self) -> Tensor:
-        """Return the targets [views, classes]."""
-        if self.config.soft_labels:
-            return self.config.label_law().draw(self.relevant, self.context.classes, self.context.generator)
-        return hard_labels(self.relevant, self.context.classes)
-
-    def _priors(self, sites: list[AttentionSite]) -> list[Tensor]:
-        """Draw the priors, or measure them on real images for the ablation that does so."""
-        config, context = self.config, self.context
-        if config.prior_law != "real":
-            drawn = draw_priors(sites, config.images, config.priors(), context.generator, config.shared_prior)
-            return [prior.to(context.device) for prior in drawn]
-        if context.real_images is None:
-            raise UsageError("spdfq.prior_law=real needs real calibration images (--calib-data DIR).")
-        return measured_priors(self.model, sites, context.real_images(config.images).to(context.device))
 
     def reached(self, images: Tensor) -> dict[str, Tensor]:
         """Return, to look at, the first head's map of the last site: its prior and the attention reached.
@@ -115,11 +94,14 @@ class Objective:
         wholes, parts = self._visited()
         view = self.jitter.draw(self.config.loop().round_of(step)) if self.jitter else None
         alignment = self.alignment.seen(view, self.context.space.shape[1:]) if view else self.alignment
-        rebalance = self.config.apa_share > 0 and step % _REBALANCED == 0
-        now = Step(wholes, parts, view, alignment, rebalance)
-        views = len(wholes) + len(parts)
-        for start in range(0, views, self.context.micro_batch):
-            yield self._terms(images, now, slice(start, start + self.context.micro_batch))
+        now = Step(wholes, parts, view, alignment)
+        views, most = len(wholes) + len(parts), self.context.micro_batch
+        rows = [slice(start, start + most) for start in range(0, views, most)]
+        once = [self._look(images, now, rows[0])] if len(rows) == 1 else None
+        if self.varied or (alignment.sites and self.config.apa_share > 0 and step % _REBALANCED == 0):
+            self._settle(once or (self._look(images, now, part) for part in rows), images)
+        for look in once or (self._look(images, now, part) for part in rows):
+            yield self._terms(look)
         if self.config.tv_weight > 0:
             yield {"tv": self.config.tv_weight * (total_variation(images) - self.variation_target).abs()}
 
@@ -143,8 +125,8 @@ class Objective:
             moved += law.place(image, count, space.height, space.width, self.context.generator)
         self.regions = moved
 
-    def _terms(self, images: Tensor, now: Step, rows: slice) -> dict[str, Tensor]:
-        """Return the terms of a micro-batch of the step's views, whole images first, as shares of the step's terms."""
+    def _look(self, images: Tensor, now: Step, rows: slice) -> Look:
+        """Pass a micro-batch of the step's views through the model, whole images first."""
         count = len(now.wholes)
         wholes = now.wholes[rows]
         parts = now.parts[max(0, rows.start - count) : max(0, rows.stop - count)]
@@ -157,15 +139,40 @@ class Objective:
             attention_outputs(self.varied if read else []) as outputs,
         ):
             logits = self.model(now.view.show(batch) if now.view else batch)
-        terms = {"sl": self._label_loss(logits, targets, len(wholes), now)}
+        labels = self._label_loss(logits, targets, len(wholes), now)
         share = len(wholes) / count if count else 0.0
-        if maps:
-            loss = now.alignment.loss(maps, seen) * share
-            if now.rebalance and rows.start == 0:
-                self._rebalance(terms["sl"], loss, images)
-            terms["apa"] = self.alpha1 * loss
-        if outputs:
-            terms["pse"] = -self.config.pse_weight * share * self._entropy(outputs, len(wholes))
+        alignment = now.alignment.loss(maps, seen) * share if maps else None
+        sites = zip(self.varied, outputs, strict=True) if outputs else ()
+        units = [unit_tokens(output[: len(wholes)], max(1, site.prefix)) for site, output in sites]
+        return Look(labels, alignment, units, share)
+
+    def _settle(self, looks: Iterable[Look], images: Tensor) -> None:
+        """Set what hangs on all views of a step together, so that micro-batches do not change it.
+
+        alpha1, where it follows the gradients: on the pixels the gradient of alpha1 L_APA is `apa_share` times that of
+        L_SL; and for L_PSE the least similarity of patches at each site.
+        """
+        by_labels, by_maps, least = torch.zeros_like(images), torch.zeros_like(images), list[list[float]]()
+        for look in looks:
+            if self.config.apa_share > 0:
+                by_labels += torch.autograd.grad(look.labels, images, retain_graph=True)[0]
+                if look.alignment is not None:
+                    by_maps += torch.autograd.grad(look.alignment, images, retain_graph=True)[0]
+            if look.units:
+                least.append([smallest_similarity(unit) for unit in look.units])
+        self.smallest = [min(found) for found in zip(*least, strict=True)]
+        if by_maps.any():
+            self.alpha1 = self.config.apa_share * float(by_labels.norm() / by_maps.norm())
+
+    def _terms(self, look: Look) -> dict[str, Tensor]:
+        """Return the weighted terms of a micro-batch."""
+        terms = {"sl": look.labels}
+        if look.alignment is not None:
+            terms["apa"] = self.alpha1 * look.alignment
+        if look.units:
+            of_sites = zip(look.units, self.smallest, strict=True)
+            entropies = [patch_similarity_entropy(unit, DensityLaw(), least) for unit, least in of_sites]
+            terms["pse"] = -self.config.pse_weight * look.share * torch.stack(entropies).sum() / len(look.units[0])
         return terms
 
     def _index(self, rows: list[int]) -> Tensor:
@@ -178,19 +185,3 @@ class Objective:
         if self.config.label_mean == "views":
             return losses.sum() / (len(now.wholes) + len(now.parts))
         return losses[:wholes].sum() / max(1, len(now.wholes)) + losses[wholes:].sum() / max(1, len(now.parts))
-
-    def _rebalance(self, labels: Tensor, alignment: Tensor, images: Tensor) -> None:
-        """Set alpha1 so that on the pixels the gradient of alpha1 L_APA is `apa_share` times that of L_SL."""
-        by_labels, by_maps = (
-            torch.autograd.grad(loss, images, retain_graph=True)[0].norm() for loss in (labels, alignment)
-        )
-        if by_maps > 0:
-            self.alpha1 = self.config.apa_share * float(by_labels / by_maps)
-
-    def _entropy(self, outputs: list[Tensor], wholes: int) -> Tensor:
-        """Return the mean over images of the patch-similarity entropy, summed over all sites."""
-        units = [
-            unit_tokens(output[:wholes], max(1, site.prefix))
-            for site, output in zip(self.varied, outputs, strict=True)
-        ]
-        return torch.stack([patch_similarity_entropy(unit, DensityLaw()) for unit in units]).sum() / wholes

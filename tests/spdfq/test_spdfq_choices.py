@@ -180,8 +180,9 @@ def test_smoothing_divides_amplitudes_by_their_frequency() -> None:
     assert torch.allclose(smoothed(noise(2), 0.0), noise(2), atol=1e-6)
 
 
-def test_patch_entropy_is_that_of_psaq_vit_on_the_whole_images(spied: dict[str, Any]) -> None:  # noqa: F811
-    made = synthesize(iterations=1, pse_weight=0.5)
+@pytest.mark.parametrize("micro_batch", [1 << 20, 3])
+def test_patch_entropy_is_that_of_psaq_vit_on_the_whole_images(micro_batch: int, spied: dict[str, Any]) -> None:  # noqa: F811
+    made = synthesize(iterations=1, pse_weight=0.5, micro_batch=micro_batch)
     terms = list(PatchEntropy(VIT, DensityLaw(), 0.5, 1 << 20).terms(spied["start"], lambda logits, rows: {}))
     assert made.losses["pse"][0] == pytest.approx(float(terms[0]["pse"]), rel=1e-4)
 

@@ -362,8 +362,9 @@ def test_same_seed_gives_the_same_bits_and_another_seed_others(model: Any) -> No
 
 @pytest.mark.parametrize("model", [VIT, SWIN])
 @pytest.mark.parametrize("micro_batch", [1, 3])
-def test_micro_batches_do_not_change_the_images(model: Any, micro_batch: int) -> None:
-    whole, parts = synthesize(model), synthesize(model, micro_batch=micro_batch)
+@pytest.mark.parametrize("changes", [{}, {"apa_share": 0.3, "region_schedule": "turns"}])
+def test_micro_batches_do_not_change_the_images(model: Any, micro_batch: int, changes: dict[str, Any]) -> None:
+    whole, parts = synthesize(model, **changes), synthesize(model, micro_batch=micro_batch, **changes)
     assert (whole.images - parts.images).abs().max().item() < 1e-4
     for name, values in whole.losses.items():
         assert parts.losses[name] == pytest.approx(values, rel=1e-4)
