@@ -6,7 +6,7 @@ check:
 	mypy
 
 test:
-	pytest
+	pytest -n auto --dist loadfile
 
 test-slow:
 	pytest -m "slow"

@@ -1,4 +1,4 @@
-"""What all tests share: one thread, and no folders from the environment except where a test asks for ImageNet."""
+"""What all tests share: one thread, and nothing of the environment but the folders a test of ImageNet asks for."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 
 @pytest.fixture(autouse=True)
 def plain_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the developer's own data and weights out of tests, and sums independent of the core count."""
+    """Keep the developer's own data, weights and terminal out of tests, and sums independent of the core count."""
     torch.set_num_threads(1)
+    monkeypatch.delenv("COLUMNS", raising=False)
     if request.node.get_closest_marker("imagenet") is None:
         monkeypatch.delenv("DFQ_DATA", raising=False)
         monkeypatch.delenv("DFQ_WEIGHTS", raising=False)
