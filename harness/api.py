@@ -61,6 +61,7 @@ def synthesize(
     config = _configured(maker, model, settings)
     if maker.needs_real_images(config):
         raise UsageError(f"{method!r} only hands on images that it is given: give yours to quantize")
+    maker.check_classes(classes_of(model))
     frozen = _frozen(model)
     device = next(frozen.parameters()).device
     with progress_bar(method, progress) as report:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.bits import Bits
+from methods.errors import UsageError
 
 Report: TypeAlias = Callable[[int, int], None]
 """Called with (steps done, steps in all); must be cheap."""
@@ -112,14 +113,20 @@ class Method(ABC):
     ablation: ClassVar[tuple[AblationRow, ...]] = ()
     ablation_setting: ClassVar[str] = ""
     inferred: ClassVar[str] = ""
+    needs_classes: ClassVar[bool] = True
     space: ClassVar[dict[str, dict[str, Any]]] = {}
     """Declarative search space: setting -> {"min", "max", "scaling"} or {"choices"}; `ablation`: the paper's rows,
     measured by it in `ablation_setting` (bits and model); `inferred`: in a few words what the paper leaves untold
-    and was chosen here, empty where nothing is."""
+    and was chosen here, empty where nothing is; `needs_classes`: whether images are aimed at the model's classes."""
 
     def default_config(self, model: str) -> Any:
         """Return the default config for a model's name; per-model tables override this."""
         return self.config_class()
+
+    def check_classes(self, classes: int) -> None:
+        """Raise UsageError for a model without classes, if the method aims its images at them."""
+        if self.needs_classes and not classes:
+            raise UsageError(f"{self.name} aims its images at classes, and the model has none.")
 
     def needs_real_images(self, config: Any) -> bool:
         """Whether the method draws on real images, which data-free ones never do."""

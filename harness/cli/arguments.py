@@ -66,6 +66,8 @@ def read_request(
         check_layers(widths, subject.entry.name, shared_model(subject.entry, subject.weights))
     able = matrix.methods if matrix.chosen else _able(methods, entries, overrides, calibration)
     for subject in subjects:
+        for name in able:
+            METHODS.get(name).check_classes(subject.entry.classes)
         _check_owners(subject, [METHODS.get(name) for name in able], overrides)
         _check_owners(subject, [BACKENDS.get(name) for name in matrix.backends], overrides)
     return Request(subjects, able, matrix.backends, bits, seeds, overrides, data, calibration)

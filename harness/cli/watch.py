@@ -90,6 +90,8 @@ class Watch:
         if not isinstance(record, Finished):
             return None
         found = record.metrics
+        if found.cosine is not None:
+            return f"cosine {found.cosine:.4f}"
         if found.top1 is None:
             return f"agreement {found.agreement:.2f} %"
         return f"top-1 {found.top1:.2f} ± {found.stderr or 0.0:.2f} %"

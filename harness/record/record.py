@@ -77,8 +77,8 @@ class Provenance(Struct, frozen=True, omit_defaults=True):
     plugins: dict[str, str] | None = None
 
 
-class Metrics(Struct, frozen=True):
-    """How good the quantized model is."""
+class Metrics(Struct, frozen=True, omit_defaults=True):
+    """How good the quantized model is; what only a classifier has is null for a backbone without one."""
 
     # Top-1 accuracy in percent; null without labels.
     top1: Percent | None
@@ -91,9 +91,16 @@ class Metrics(Struct, frozen=True):
     # Top-1 accuracy in percent of the FP32 model on the same images; null without labels.
     fp32_top1: Percent | None
     # Share in percent of the images on which the quantized and the FP32 model name the same class.
-    agreement: Percent
+    agreement: Percent | None
     # Mean KL divergence of the FP32 distribution from the quantized one, in nats; null when not finite.
     kl: float | None
+    # Backbones alone: mean cosine of a pooled feature with the FP32 model's for the same image.
+    cosine: Annotated[float, Meta(ge=-1, le=1)] | None = None
+    # Backbones alone: share in percent of images whose nearest other image, by its feature, is of their class; absent
+    # without labels.
+    knn: Percent | None = None
+    # The same share of the FP32 model.
+    fp32_knn: Percent | None = None
 
 
 class Stage(Struct, frozen=True):

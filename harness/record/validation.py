@@ -13,7 +13,7 @@ from datetime import datetime
 from harness.record import correctness
 from harness.record.record import Costs, Finished, Metrics, Provenance, Record
 
-_PERCENTAGES = ("top1", "top5", "fp32_top1", "agreement")
+_PERCENTAGES = ("top1", "top5", "fp32_top1", "agreement", "knn", "fp32_knn")
 _FLOAT = 32
 _LEAST = 2
 
@@ -48,6 +48,8 @@ def _metrics_problem(metrics: Metrics) -> str | None:
         value = getattr(metrics, name)
         if value is not None and abs(value * metrics.n / 100 - round(value * metrics.n / 100)) > 1e-6:
             return f"has a {name} that is no whole number of {metrics.n} images"
+    if (metrics.cosine is None) == (metrics.agreement is None):
+        return "measures neither a classifier nor a backbone, or both"
     top1, top5, stderr = metrics.top1, metrics.top5, metrics.stderr
     if top1 is not None and top5 is not None and top5 < top1:
         return "has a top5 below its top1"

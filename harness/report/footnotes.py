@@ -8,12 +8,20 @@ from harness.report.statistics import LEVEL
 
 SEVERAL_LIBRARIES, UNTESTED = "†", "‡"
 
+_FEATURES = {
+    "cosine": "No classifier: the mean cosine of a pooled feature with that of the FP32 model for the same image.",
+    "knn": "No classifier: an image counts as right if the nearest of all others of the set, by the cosine of pooled "
+    "features, is of its class.",
+}
+
 
 def notes(lines: list[Measurement], metric: Metric, marks: set[str]) -> list[str]:
     """Return the footnotes of a table of these measurements, whose values bear these marks: two, and warnings."""
     found = [_seeds(lines, metric), _bold(metric, lines)]
     if metric.field == "agreement" and all(line.top1 is None for line in lines):
         found.append("No labels: accuracy needs --data; agreement with FP32 on images no method has seen.")
+    if metric.field in _FEATURES:
+        found.append(_FEATURES[metric.field])
     if UNTESTED in marks:
         found.append(f"{UNTESTED} not tested: no seed, or no per-image correctness, in common with the leader.")
     if SEVERAL_LIBRARIES in marks:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A finished cell: accuracies and retention in percent, times in seconds, memory in MB; None where unknown."""
+    """A finished cell: accuracies and retention in percent, cosine in [-1, 1], times in seconds, memory in MB; None
+    where unknown."""
 
     model: str
     method: str
@@ -38,8 +39,11 @@ class Measurement:
     top5: float | None
     stderr: float | None
     fp32_top1: float | None
-    agreement: float
+    agreement: float | None
     kl: float | None
+    cosine: float | None
+    knn: float | None
+    fp32_knn: float | None
     synthesize_seconds: float
     quantize_seconds: float
     evaluate_seconds: float
@@ -99,6 +103,9 @@ def _measurement(record: Finished) -> Measurement:
         fp32_top1=found.fp32_top1,
         agreement=found.agreement,
         kl=found.kl,
+        cosine=found.cosine,
+        knn=found.knn,
+        fp32_knn=found.fp32_knn,
         synthesize_seconds=stages.synthesize.seconds,
         quantize_seconds=stages.quantize.seconds,
         evaluate_seconds=stages.evaluate.seconds,

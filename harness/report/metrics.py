@@ -9,23 +9,27 @@ from methods.errors import unknown_name
 
 @dataclass(frozen=True)
 class Metric:
-    """A field of measurements as a table shows it. `tested`: the paired test of correctness speaks of it."""
+    """A field of measurements as a table shows it. `tested`: the paired test of correctness speaks of it; `fp32`: the
+    field of the same figure of the floating-point model, empty where that has none."""
 
     field: str
     title: str
     digits: int = 2
     higher: bool = True
     tested: bool = False
+    fp32: str = ""
 
 
 METRICS = {
     metric.field: metric
     for metric in (
-        Metric("top1", "Top-1, %", tested=True),
+        Metric("top1", "Top-1, %", tested=True, fp32="fp32_top1"),
         Metric("top5", "Top-5, %"),
         Metric("retention", "Top-1 kept of FP32, %", tested=True),
         Metric("agreement", "Top-1 agreement with FP32, %"),
         Metric("kl", "KL divergence from FP32, nats", digits=4, higher=False),
+        Metric("cosine", "Cosine of features with FP32", digits=4),
+        Metric("knn", "Top-1 of the nearest neighbour, %", fp32="fp32_knn"),
         Metric("seconds", "Synthesis + quantization, s", digits=1, higher=False),
         Metric("synthesize_seconds", "Synthesis, s", digits=1, higher=False),
         Metric("quantize_seconds", "Quantization, s", digits=1, higher=False),

@@ -81,7 +81,7 @@ def _share(value: float | None) -> str:
 
 
 def leaderboards(records: list[Record], layout: Layout | None = None) -> list[Table]:
-    """Return a table per image set, ordered by its name and size.
+    """Return a table per image set, ordered by its name and size; one of its own for backbones without a classifier.
 
     Raises UsageError for unknown fields or metrics and for filters or metrics that leave nothing to show.
     """
@@ -90,17 +90,16 @@ def leaderboards(records: list[Record], layout: Layout | None = None) -> list[Ta
 
 
 def tables(lines: list[Measurement], layout: Layout) -> list[Table]:
-    """Return a table per image set of measurements, ordered by its name and size."""
-    sets: dict[tuple[str, int, str], list[Measurement]] = {}
+    """Return a table per image set of measurements, ordered by its name and size; backbones have one of their own."""
+    sets: dict[tuple[str, int, str, bool], list[Measurement]] = {}
     for line in lines:
-        sets.setdefault((line.data, line.n, line.data_sha256), []).append(line)
+        sets.setdefault((line.data, line.n, line.data_sha256, line.cosine is not None), []).append(line)
     return [table_of(sets[key], layout) for key in sorted(sets)]
 
 
 def table_of(lines: list[Measurement], layout: Layout) -> Table:
     """Lay out the table of one image set's measurements."""
-    labelled = all(line.top1 is not None for line in lines)
-    metric = METRICS[layout.metric or ("top1" if labelled else "agreement")]
+    metric = METRICS[layout.metric or _usual(lines)]
     if metric.field == "retention" and "model" not in layout.columns:
         metric = replace(metric, tested=False)  # other models have other FP32 accuracies
     groups = _grouped(lines, layout)
@@ -111,12 +110,19 @@ def table_of(lines: list[Measurement], layout: Layout) -> Table:
     gaps = dict(zip((label for label, _ in rows), _gaps(values, metric), strict=True))
     rows.sort(key=lambda row: (gaps[row[0]], row[0]))
     kept = [_kept(found) if metric.field == "top1" else None for _, found in rows]
-    if metric.field == "top1" and ("model" in layout.columns or layout.one_model(lines)):
-        rows, kept = [("FP32", _fp32(groups, keys)), *rows], [None, *kept]
+    if metric.fp32 and ("model" in layout.columns or layout.one_model(lines)):
+        rows, kept = [("FP32", _fp32(groups, keys, metric.fp32)), *rows], [None, *kept]
     marks = {value.mark for _, found in rows for value in found if value}
     title = f"{metric.title} - {lines[0].data}, n = {lines[0].n}"
     told = (notes(lines, metric, marks), details(lines, metric))
     return Table(title, metric, header(layout.rows), columns, rows, kept, *told)
+
+
+def _usual(lines: list[Measurement]) -> str:
+    """Return the metric that is shown where none is asked for."""
+    if lines[0].cosine is not None:
+        return "cosine"
+    return "top1" if all(line.top1 is not None for line in lines) else "agreement"
 
 
 _Key: TypeAlias = tuple[Any, ...]
@@ -184,11 +190,11 @@ def _kept(values: list[Value | None]) -> float | None:
     return statistics.fmean(known) if len(known) == len(values) else None
 
 
-def _fp32(groups: _Groups, keys: list[_Key]) -> list[Value | None]:
-    """Return the accuracy of the floating-point models."""
+def _fp32(groups: _Groups, keys: list[_Key], field: str) -> list[Value | None]:
+    """Return a figure of the floating-point models, by its field."""
     found: list[Value | None] = []
     for key in keys:
         lines = [line for cells in groups.values() for line in cells.get(key, [])]
-        known = [line.fp32_top1 for line in lines if line.fp32_top1 is not None]
+        known = [value for line in lines if (value := getattr(line, field)) is not None]
         found.append(Value(statistics.fmean(known), None) if known else None)
     return found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from harness.inputs.image_sets import open_images
 from harness.inputs.seeds import generator
 from harness.inputs.weights import image_space
+from harness.inputs.zoo import ModelEntry
 from harness.plan.jobs import CellJob, RunSettings
 from harness.plan.mixed_bits import recorded_bits
 from harness.record import correctness
@@ -19,6 +20,7 @@ from harness.record.record import Costs, Finished, Metrics, Operation, Stage, St
 from harness.record.records import write_record
 from harness.trial.cell_record import common
 from harness.trial.evaluate import logits_of, metrics
+from harness.trial.features import feature_metrics
 from harness.trial.finite import require_finite
 from harness.trial.meter import metered
 from harness.trial.reference import StageReport, device_of, model_of, reference_logits
@@ -45,7 +47,7 @@ def run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
         logits = logits_of(quantized, job.data, entry, device, partial(report, "evaluate"))
     require_finite(logits, lambda: quantized, job.data, entry)
     reference = reference_logits(job.subject, job.data, job.reference, settings, partial(report, "fp32"))
-    found, correct = metrics(logits, reference, open_images(job.data).labels)
+    found, correct = _compared(entry, logits, reference, open_images(job.data).labels)
     made, cached = synthesis.about["stage"], synthesis.about.get("run") != settings.run
     foreign = isinstance(quantized, OnnxModel)
     record = Finished(
@@ -65,6 +67,15 @@ def run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
         layer_bits=recorded_bits(job.cell.bits, model) if job.cell.bits.layers else None,
     )
     write_record(settings.results, record)
+
+
+def _compared(
+    entry: ModelEntry, outputs: Tensor, reference: Tensor, labels: list[int] | None
+) -> tuple[dict[str, Any], list[bool] | None]:
+    """Return the metrics of a record and, of a classifier with labels, per-image correctness."""
+    if entry.classes:
+        return metrics(outputs, reference, labels)
+    return feature_metrics(outputs, reference, labels), None
 
 
 def quantized_model(job: CellJob, settings: RunSettings, images: Tensor, report: Report) -> nn.Module:

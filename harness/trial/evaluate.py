@@ -54,7 +54,7 @@ def _logits(
     from harness.inputs.weights import image_space
 
     images = open_images(source)
-    space, count, running = image_space(entry), len(images), Running(images.labels)
+    space, count, running = image_space(entry), len(images), Running(images.labels if entry.classes else None)
     parts = []
     with torch.inference_mode():
         for start in range(0, count, batch_size):

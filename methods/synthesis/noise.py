@@ -30,6 +30,7 @@ class Noise(Method):
     version = 1
     paper = "baseline of PSAQ-ViT (ECCV 2022) and its successors"
     config_class = NoiseConfig
+    needs_classes = False
 
     def image_passes(self, config: Any) -> float:
         """Return 0: no pass through the model."""

@@ -90,6 +90,7 @@ class PSAQViTV2(Method):
     version = 2
     paper = "PSAQ-ViT V2 (TNNLS 2023)"
     config_class = PSAQViTV2Config
+    needs_classes = False
     inferred = "all but the losses' form: the student's bits, ranges, rate and steps, weights of the terms, schedule"
     space: ClassVar = {
         "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},

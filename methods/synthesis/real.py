@@ -29,6 +29,7 @@ class Real(Method):
     version = 1
     paper = "oracle"
     config_class = RealConfig
+    needs_classes = False
 
     def needs_real_images(self, config: Any) -> bool:
         """Return True."""
