@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from harness.inputs.image_sets import open_images
+from harness.inputs.images.labels import Label
 from harness.inputs.seeds import generator
 from harness.inputs.weights import image_space
 from harness.inputs.zoo import ModelEntry
@@ -70,7 +72,7 @@ def run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
 
 
 def _compared(
-    entry: ModelEntry, outputs: Tensor, reference: Tensor, labels: list[int] | None
+    entry: ModelEntry, outputs: Tensor, reference: Tensor, labels: Sequence[Label] | None
 ) -> tuple[dict[str, Any], list[bool] | None]:
     """Return the metrics of a record and, of a classifier with labels, per-image correctness."""
     if entry.classes:

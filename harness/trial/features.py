@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from harness.inputs.images.labels import Label
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -10,7 +13,7 @@ if TYPE_CHECKING:
 _ROWS = 1024
 
 
-def feature_metrics(features: Tensor, reference: Tensor, labels: list[int] | None) -> dict[str, Any]:
+def feature_metrics(features: Tensor, reference: Tensor, labels: Sequence[Label] | None) -> dict[str, Any]:
     """Compare pooled features [n, width] with the FP32 ones.
 
     Returns the metrics of a record: cosine (mean over images, between a feature and its FP32 self) and, with labels of
@@ -29,20 +32,23 @@ def feature_metrics(features: Tensor, reference: Tensor, labels: list[int] | Non
     return found
 
 
-def nearest_neighbours(features: Tensor, labels: list[int]) -> float:
+def nearest_neighbours(features: Tensor, labels: Sequence[Label]) -> float:
     """Return the share in percent of images whose nearest other image is of their class.
 
-    features: [n, width], n at least 2; nearest by cosine, of equally near ones the first. Each image is classified by
+    features: [n, width], n at least 2; nearest by cosine, of equally near ones the first; of several right classes
+    any one in common is enough. Each image is classified by
     all others of the same set (leave one out, one neighbour), so no other images are needed.
     """
     import torch
     from torch.nn import functional
 
-    directions, truth = functional.normalize(features.float(), dim=1), torch.tensor(labels)
+    directions = functional.normalize(features.float(), dim=1)
+    truth = [{label} if isinstance(label, int) else set(label) for label in labels]
     hits = 0
     for start in range(0, len(directions), _ROWS):
         near = directions[start : start + _ROWS] @ directions.T
         rows = torch.arange(len(near))
         near[rows, start + rows] = -torch.inf
-        hits += int((truth[near.argmax(1)] == truth[start : start + _ROWS]).sum())
+        for row, neighbour in enumerate(near.argmax(1).tolist(), start=start):
+            hits += not truth[row].isdisjoint(truth[neighbour])
     return 100 * hits / len(labels)

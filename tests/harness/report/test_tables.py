@@ -165,7 +165,8 @@ def test_csv_has_a_line_per_finished_cell() -> None:
     expected = {
         "model": "vit_x", "method": "noise", "backend": "minmax", "bits": "w4a4", "seed": "3", "overrides": "",
         "data": "val", "n": "100", "data_sha256": "a" * 64, "top1": "40.0", "top5": "90.0", "fp32_top1": "80.0",
-        "agreement": "60.0", "kl": "0.25", "synthesize_seconds": "1.5", "quantize_seconds": "1.5",
+        "agreement": "60.0", "kl": "0.25", "cosine": "", "knn": "", "fp32_knn": "",
+        "synthesize_seconds": "1.5", "quantize_seconds": "1.5",
         "evaluate_seconds": "1.5", "weights_sha256": "w" * 64, "meaningless": "False", "images_sha256": "b" * 64,
         "commit": "c0ffee", "key": "a", "retention": "50.0", "seconds": "3.0", "peak_mb": "10.0", "calibration": "",
         "method_version": "1", "backend_version": "1", "libraries": "torch 2.0", "parameters": "",

@@ -33,6 +33,7 @@ def test_the_nearest_other_image_names_the_class() -> None:
     # nearest: 0-1, 1-0, 2-3, 3-2; 4 is at right angles to 2, and all others are behind it
     assert nearest_neighbours(features, [0, 0, 1, 1, 1]) == 100.0
     assert nearest_neighbours(features, [0, 1, 1, 1, 0]) == 40.0
+    assert nearest_neighbours(features, [(0, 2), 2, 1, (0, 1), (0, 3)]) == 80.0  # one class in common is enough
     found = feature_metrics(features, features.flip(0), [0, 1, 1, 1, 0])
     assert (found["knn"], found["fp32_knn"]) == (40.0, 40.0)  # the labels read the same from either end
 
