@@ -18,19 +18,13 @@ faults:
 demo:
 	python -m harness.bench
 
-# Every study gets its leaderboard as Markdown; csv, LaTeX and the page of all are made here too, and stay out of git.
+# The tables of README and of every study's README are made from records; csv, LaTeX and the page of all stay out of git.
 results:
 	python -m harness.check
+	python -m harness.fill README.md docs/methods.md results/README.md results/*/README.md
 	for records in results/*/records.jsonl; do \
-		for format in md csv latex; do \
+		for format in csv latex; do \
 			python -m harness.leaderboard $${records%/records.jsonl} --format $$format --out $${records%/records.jsonl} || exit 1; \
 		done; \
 	done
-	python -m harness.leaderboard results/deit_t_8x100 --pairs --format md --out results/deit_t_8x100 \
-		--filter bits=w4a4 --filter backend=blockwise \
-		--filter 'overrides=noise.images=8,real.images=8,psaq_vit.images=8*,spdfq.images=8*iterations=100'
-	for study in deit_t_8x100 digits_8x100; do \
-		python -m harness.ablation --results results/$$study --table-only --out results/$$study/ablation.md || exit 1; \
-	done
 	python -m harness.leaderboard --format html --out results
-	python -m harness.fill README.md docs/methods.md results/README.md results/*/README.md

@@ -23,7 +23,7 @@ from methods.text import printable
 
 _EXAMPLES = """examples:
   python -m harness.check
-  python -m harness.check results/digits results/deit_t
+  python -m harness.check results/digits results/deit_t_8x100
   python -m harness.check --pack results/digits
 """
 

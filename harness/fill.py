@@ -5,8 +5,8 @@ A file says where a table goes and which: the lines between the two comments are
     <!-- table: results/digits --filter bits=w4a4 -->      the first table of `leaderboard results/digits ...`
     <!-- end -->
 
-`tables:` takes all of them, `output:` prints the first as a terminal does, and `list: methods` is the table of
-`bench --list methods`. So no figure of such a file is typed by hand.
+`tables:` takes all of them, `output:` prints the first as a terminal does, `ablation: results/X` is that study's
+ablation, and `list: methods` the table of `bench --list methods`. So no figure of such a file is typed by hand.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from harness.cli.command import run_command
 from harness.cli.options import command_parser
 from harness.cli.options import path as path_option
+from harness.leaderboard import main as leaderboard
 from harness.record.files import write_atomically
 from methods.errors import UsageError, unknown_name
 
@@ -83,8 +84,17 @@ def _first(words: list[str]) -> str:
 
 
 def _output(words: list[str]) -> str:
-    lines = _printed(words).split("\n\n")[0].splitlines()
-    return "\n".join(["```", *(line.rstrip() for line in lines), "```"])
+    return _block(_printed(words).split("\n\n")[0])
+
+
+def _block(text: str) -> str:
+    return "\n".join(["```", *(line.rstrip() for line in text.strip().splitlines()), "```"])
+
+
+def _ablation(words: list[str]) -> str:
+    from harness.ablation import main as ablation
+
+    return _block(_printed(["--table-only", "--results", *words], ablation))
 
 
 def _list(words: list[str]) -> str:
@@ -101,16 +111,15 @@ KINDS: dict[str, Callable[[list[str]], str]] = {
     "tables": _tables,
     "output": _output,
     "list": _list,
+    "ablation": _ablation,
 }
 
 
-def _printed(words: list[str]) -> str:
-    """Return what the leaderboard prints; raises UsageError where it prints none."""
-    from harness.leaderboard import main as leaderboard
-
+def _printed(words: list[str], command: Callable[[list[str]], int] = leaderboard) -> str:
+    """Return what a command prints; raises UsageError where it fails."""
     with redirect_stdout(io.StringIO()) as out:
-        if leaderboard(words):
-            raise UsageError(f"There is no leaderboard {shlex.join(words)}.")
+        if command(words):
+            raise UsageError(f"There is no table {shlex.join(words)}.")
     return out.getvalue()
 
 

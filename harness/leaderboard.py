@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 _ALL = "all"
 _EXAMPLES = """examples:
   python -m harness.leaderboard
-  python -m harness.leaderboard results/digits results/deit_t
+  python -m harness.leaderboard results/digits results/deit_t_8x100
   python -m harness.leaderboard results/digits --format md
   python -m harness.leaderboard results/digits --filter 'model=vit_*' --filter bits=w4a4 --metric retention
   python -m harness.leaderboard results/digits --rows model,method --columns backend,bits
-  python -m harness.leaderboard results/deit_t --pairs
+  python -m harness.leaderboard results/deit_t_8x100 --pairs
   python -m harness.leaderboard results/digits --format all --out results/digits
 """
 

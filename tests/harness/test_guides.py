@@ -11,8 +11,13 @@ from harness_kit import ROOT, TINY, correct, make_fields, put, records_of, run_b
 from timm.models.vision_transformer_sam import VisionTransformerSAM
 from tiny_models import randomized
 
-from harness import fill, leaderboard
+from harness import bench, fill, leaderboard
+from harness.cli.config import parse
+from harness.cli.options import Matrix
 from harness.inputs import plugins
+from harness.inputs.named_models import select_models
+from harness.plan.mixed_bits import read_bits
+from harness.plan.settings import read_overrides
 from harness.report.formats import FORMATS
 from methods.bits import Bits
 from methods.contracts import ImageSpace
@@ -22,7 +27,7 @@ from methods.models.architecture import attention_sites, reconstruction_units
 from methods.quant.insert import insert_quantizers
 from methods.quant.operations import describe
 from methods.quant.recipe import MIN_MAX
-from methods.registry import BACKENDS
+from methods.registry import BACKENDS, METHODS
 
 DOCS = ROOT / "docs"
 
@@ -121,6 +126,28 @@ def test_tables_are_what_their_records_give(file: str, monkeypatch: pytest.Monke
     monkeypatch.chdir(ROOT)
     text = (ROOT / file).read_text()
     assert fill.filled(text) == text
+
+
+STUDIES = sorted(ROOT.glob("results/*/study.toml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=[path.parent.name for path in STUDIES])
+def test_every_study_names_models_methods_bits_and_settings_that_are(path: Path) -> None:
+    for run in parse(bench.parser(), ["--config", str(path)], study=True):
+        matrix = Matrix.of(vars(run))
+        assert select_models(matrix.models)
+        assert set(matrix.methods) <= set(METHODS.names()) and set(matrix.backends) <= set(BACKENDS.names())
+        assert [read_bits(word) for word in matrix.bits] and all(map(str.isdecimal, matrix.seeds))
+        assert set(read_overrides(run.tables, run.set)) <= {*matrix.methods, *matrix.backends}
+
+
+def test_a_study_planned_again_is_all_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for name in ("DFQ_DATA", "DFQ_WEIGHTS"):
+        monkeypatch.delenv(name, raising=False)
+    done = run_here(bench.main, ["--config", "results/digits/study.toml", "--plan"])
+    assert done.code == 0, done.err
+    assert "12 cells, 12 recorded; 0 syntheses and 0 cells to run." in done.out
 
 
 def test_a_table_that_is_behind_is_told_and_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
