@@ -62,6 +62,9 @@ class Measurement:
     parameters: int | None
     size_bytes: int | None
     bitops: int | None
+    file_mb: float | None
+    latency_ms: float | None
+    speed_up: float | None
     correct_bits: str | None
     record: Finished
 
@@ -87,6 +90,7 @@ def measurements(records: Iterable[Record]) -> list[Measurement]:
 
 def _measurement(record: Finished) -> Measurement:
     cell, found, stages = record.cell, record.metrics, record.stages
+    file_mb, latency_ms, speed_up = _deployed(record)
     return Measurement(
         model=cell.model,
         method=cell.method,
@@ -124,9 +128,30 @@ def _measurement(record: Finished) -> Measurement:
         parameters=record.weights.parameters,
         size_bytes=record.costs.size_bytes if record.costs else None,
         bitops=record.costs.bitops if record.costs else None,
+        file_mb=file_mb,
+        latency_ms=latency_ms,
+        speed_up=speed_up,
         correct_bits=record.correct_bits,
         record=record,
     )
+
+
+def _deployed(record: Finished) -> tuple[float | None, float | None, float | None]:
+    """Return size and speed of a cell's exported file, in MB, milliseconds and times FP32, None where not measured.
+
+    Of several files the smallest counts, of runtimes the one that is fastest for one image on one thread; its FP32
+    file took turns with it there.
+    """
+    made = (record.deployed or {}).values()
+    times = [
+        (latency.ms, latency.fp32_ms / latency.ms)
+        for file in made
+        for ran in file.runtimes.values()
+        for latency in ran.latencies
+        if (latency.batch, latency.threads) == (1, 1) and latency.ms > 0
+    ]
+    smallest = min((file.bytes / 1e6 for file in made), default=None)
+    return (smallest, *min(times)) if times else (smallest, None, None)
 
 
 def _peak(stages: Stages) -> float | None:

@@ -35,6 +35,9 @@ METRICS = {
         Metric("quantize_seconds", "Quantization, s", digits=1, higher=False),
         Metric("evaluate_seconds", "Evaluation, s", digits=1, higher=False),
         Metric("peak_mb", "Peak memory, MB", digits=0, higher=False),
+        Metric("file_mb", "Exported file, MB", higher=False),
+        Metric("latency_ms", "Measured latency of one image on one thread, ms", digits=1, higher=False),
+        Metric("speed_up", "Measured speed-up over FP32 of the same runtime, one image on one thread"),
     )
 }
 

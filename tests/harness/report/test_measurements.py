@@ -6,7 +6,7 @@ import pandas as pd
 from harness_kit import make_record
 from msgspec.structs import replace
 
-from harness.record.record import UsedWeights
+from harness.record.record import Deployed, Finished, Latency, Ran, UsedWeights
 from harness.report.measurements import COLUMNS, frame, measurements
 
 
@@ -27,3 +27,18 @@ def test_whole_numbers_stay_whole_beside_missing_ones() -> None:
     assert values.iloc[0] == 5_717_416
     assert values.dtype == pd.Int64Dtype()
     assert pd.isna(values.iloc[1])
+
+
+def test_speed_is_that_of_the_fastest_runtime_where_it_was_measured() -> None:
+    slow, fast = Latency(1, 1, 20.0, 30.0), Latency(1, 1, 16.0, 20.0)
+    others = (Latency(8, 1, 1.0, 9.0), Latency(1, 2, 2.0, 9.0))
+    runs = {"one": Ran(70.0, 99.0, 0.1, "1", (slow, *others)), "two": Ran(70.0, 99.0, 0.1, "1", (fast, *others))}
+    files = {
+        "a": Deployed(6_200_000, False, 70.0, runs),
+        "b": Deployed(6_000_000, False, 70.0, {"torch": Ran(70.0, 99.0, 0.1)}),
+    }
+    whole, unmeasured = (make_record(key) for key in "ab")
+    assert isinstance(whole, Finished)
+    first, second = measurements([replace(whole, deployed=files), unmeasured])
+    assert (first.file_mb, first.latency_ms, first.speed_up) == (6.0, 16.0, 1.25)
+    assert (second.file_mb, second.latency_ms, second.speed_up) == (None, None, None)
