@@ -9,6 +9,7 @@ from harness.record.version import VERSION
 
 COMMANDS = {
     "bench": "measure methods x backends x models x bits x seeds",
+    "status": "tell what runs, how far it is and how long still",
     "leaderboard": "turn records into tables and a page",
     "compare": "what changed between two sets of results",
     "ablation": "run the ablation a method's paper reports",

@@ -94,7 +94,7 @@ def _run(
     if plan_alone:
         print_plan(plan, settings, resources, console)
         return 0
-    failures = run_plan(plan, settings, resources, console)
+    failures = run_plan(plan, settings, resources, running, console)
     _show(method, find_records(settings.results, [job.key for job in plan.cells]), out, console)
     return 1 if failures else 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from harness.cli.command import run_command
@@ -71,9 +72,10 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--seeds", default=Default("0"), help="such as 0,1,2 (default: %(default)s)")
     what.add_argument(
         "--preset",
-        choices=("quick", "paper", "best"),
-        help="options and settings known to work: a first look in few steps; the paper's own; what reached most here "
-        "without data (default: every method and backend as its paper has it)",
+        choices=("demo", "quick", "paper", "best"),
+        help="options and settings known to work: the demo; a first look in few steps; the paper's own; "
+        "what reached most here without data (default: demo where nothing to measure is named, else every method and "
+        "backend as its paper has it)",
     )
     what.add_argument(
         "--list", choices=("methods", "backends", "models", "settings"), help="show what there is, and run nothing"
@@ -106,15 +108,18 @@ def _bench(runs: list[argparse.Namespace]) -> int:
         _list("all models" if first.all else first.list, taken(Inputs, first), console)
         return 0
     asked = [(Matrix.of(vars(run)), taken(Inputs, run)) for run in runs]
-    with console.status("Reading models, weights and images"):
+    running = taken(Running, first)
+    with console.status("Reading models, weights and images") if not running.quiet else nullcontext():
         requests = read_requests(asked)
-        settings, resources = run_settings(taken(Running, first), asked[0][1].plugin, requests)
+        settings, resources = run_settings(running, asked[0][1].plugin, requests)
         plan = make_plan(requests, settings.results)
     if first.plan:
         print_plan(plan, settings, resources, console)
         return 0
-    failures = run_plan(plan, settings, resources, console)
+    failures = run_plan(plan, settings, resources, running, console)
     _print_leaderboard(plan, settings.results, console)
+    if not running.quiet:
+        _print_places(plan, settings.results, console)
     return 1 if failures else 0
 
 
@@ -135,7 +140,6 @@ def _print_leaderboard(plan: Plan, results: Path, console: Console) -> None:
 
     for table in leaderboards(find_records(results, [job.key for job in plan.cells])):
         print_table(table, console)
-    _print_places(plan, results, console)
 
 
 def _print_places(plan: Plan, results: Path, console: Console) -> None:
@@ -147,6 +151,7 @@ def _print_places(plan: Plan, results: Path, console: Console) -> None:
     names = labels(plan.images.values())
     lines = [
         f"Records: {results / 'records'}",
+        f"Table: python -m harness.leaderboard {results}",
         f"Page: python -m harness.leaderboard {results} --format html --out {results}",
         *(f"Images of {names[key]}: {sheet}" for key, sheet in sheets.items() if sheet.is_file()),
     ]

@@ -72,14 +72,15 @@ def _export(arguments: argparse.Namespace) -> int:
 
     console, inputs = Console(), taken(Inputs, arguments)
     requests = read_requests([(taken(Single, arguments).matrix("An export"), inputs)])
-    settings, resources = run_settings(taken(Running, arguments), inputs.plugin, requests)
+    running = taken(Running, arguments)
+    settings, resources = run_settings(running, inputs.plugin, requests)
     plan = make_plan(requests, settings.results)
     if len(plan.cells) != 1:
         raise UsageError("An export is of one seed.")
     if arguments.plan:
         print_plan(plan, settings, resources, console)
         return 0
-    if run_plan(plan, settings, resources, console):
+    if run_plan(plan, settings, resources, running, console):
         return 1
     path, found = exported(plan.cells[0], settings, arguments.format, arguments.uniform, arguments.out)
     console.print(f"{path}: {format_json(encode(found)).decode()}", markup=False, highlight=False, soft_wrap=True)

@@ -24,18 +24,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from harness.cli.options import Inputs, Matrix
+from harness.cli.options import Default, Inputs, Matrix
 from harness.record.toml import ABOUT, Table, read_toml
 from methods.errors import UsageError, unknown_name
 
 RUNS = "run"
 PRESETS = Path(__file__).parent / "presets"
+_DEMO = "demo"
 _TYPED_ALONE = {"config", "preset", "set", "plan", "list", "table_only"}
 
 
 def parse(parser: argparse.ArgumentParser, typed: list[str] | None, study: bool = False) -> list[Namespace]:
     """Return the arguments of every run a command line asks for: those typed over those of
-    --config over those of --preset.
+    --config over those of --preset, which is that of the demo where nothing is named.
 
     study: whether a file may hold several runs. Every namespace has the settings of its run in `tables`. Raises
     UsageError for a file that cannot be read or sets what the command does not know.
@@ -43,7 +44,7 @@ def parse(parser: argparse.ArgumentParser, typed: list[str] | None, study: bool 
     typed = sys.argv[1:] if typed is None else typed
     given = parser.parse_args(typed)
     given.tables = {}
-    preset = vars(given).get("preset")
+    preset = vars(given).get("preset", "") or (_DEMO if _nothing_named(given) else "")
     presets = [PRESETS / f"{preset}.toml"] if preset else []
     layers = [(path, read_toml(path, "config file")) for path in [*presets, *filter(None, [given.config])]]
     if not layers:
@@ -57,6 +58,12 @@ def parse(parser: argparse.ArgumentParser, typed: list[str] | None, study: bool 
     if not study and len(runs) > 1:
         raise UsageError(f"{path} holds {len(runs)} runs; this command takes one.")
     return [_arguments(parser, [*layers, (path, run)], typed) for run in runs]
+
+
+def _nothing_named(given: Namespace) -> bool:
+    """Whether a command that has presets was told nothing of what to measure."""
+    named = [vars(given).get(name) for name in ("models", "methods", "backends", "bits")]
+    return "preset" in vars(given) and given.config is None and all(isinstance(text, Default) for text in named)
 
 
 def _arguments(parser: argparse.ArgumentParser, layers: list[tuple[Path, Table]], typed: list[str]) -> Namespace:

@@ -118,6 +118,10 @@ class Running:
     """Of the Ray cluster to join; None starts Ray here."""
     no_fp32_gate: bool
     """Whether to go on when the FP32 accuracy is far below what it should be."""
+    quiet: bool = False
+    """Whether to print tables and failures alone."""
+    verbose: bool = False
+    """Whether to print a line for every job on a terminal, too."""
 
 
 def taken(kind: type[T], arguments: argparse.Namespace) -> T:
@@ -168,8 +172,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for where and how to run."""
+def add_run_options(parser: argparse.ArgumentParser, verbose: bool = True) -> None:
+    """Add the options for where and how to run.
+
+    verbose: whether the command can say more than it does.
+    """
     group = parser.add_argument_group("how to run")
     group.add_argument("--results", type=path, default=Path("results"), help="folder for records and cache")
     group.add_argument("--executor", choices=("ray", "local"), default="ray")
@@ -191,6 +198,10 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="stop a stage of a job that takes longer; its cells fail alone",
     )
     group.add_argument("--address", help="Ray cluster to join (default: start Ray here)")
+    loudness = group.add_mutually_exclusive_group()
+    loudness.add_argument("--quiet", action="store_true", help="print tables and failures alone")
+    if verbose:
+        loudness.add_argument("--verbose", action="store_true", help="a line for every job on a terminal, too")
     group.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
 
 

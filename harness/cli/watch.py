@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from msgspec import Struct
-
+from harness.cli.snapshot import Row, Snapshot
 from harness.execute.forecast import Expected, Forecast
 from harness.plan.jobs import CellJob, Job
 from harness.plan.labels import labels
@@ -16,29 +15,6 @@ from harness.record.record import Finished
 from harness.record.records import find_record
 
 _NEWEST = 3
-
-
-class Row(Struct, frozen=True):
-    """A job that runs: its name, the stage it is in, steps done and in all (0: not known), seconds left."""
-
-    label: str
-    stage: str
-    step: int
-    steps: int
-    left: float
-
-
-class Snapshot(Struct, frozen=True):
-    """How a run stands: jobs in all, ended (those that failed too) and failed; seconds passed and left; the jobs that
-    run; what the newest cells gave, newest last."""
-
-    total: int
-    ended: int
-    failed: int
-    passed: float
-    left: float
-    running: list[Row]
-    newest: list[str]
 
 
 class Watch:

@@ -40,7 +40,7 @@ class Claims:
 
     def __init__(self, folder: Path, alone: bool) -> None:
         self.folder = folder
-        self._owner = _this_process() if alone else ""
+        self._owner = this_process() if alone else ""
         self._held: dict[str, Path] = {}
         self._watched: dict[Path, tuple[int, float]] = {}
         self._look_again: dict[str, float] = {}
@@ -112,14 +112,14 @@ class Claims:
         known = self._watched.get(path)
         if known is None or known[0] != touched:
             known = self._watched[path] = (touched, time.monotonic())
-        ended = _ended(owner)
+        ended = has_ended(owner)
         stale = time.monotonic() - known[1] > STALE_SECONDS if ended is None else ended
         return touched if stale else None
 
     def _sweep(self) -> None:
         """Remove the claims that ended processes of this machine have left on jobs that nobody may want any more."""
         for path in self._claims():
-            if _ended(_seen(path)[0]):
+            if has_ended(_seen(path)[0]):
                 path.unlink(missing_ok=True)  # another command may have swept it
 
     def _beat(self) -> None:
@@ -159,7 +159,7 @@ def _machine() -> str | None:
         return None
 
 
-def _this_process() -> str:
+def this_process() -> str:
     """Return a text that names this process among all of all machines, empty where the system does not tell."""
     machine, pid = _machine(), os.getpid()
     return f"{machine} {pid} {_born(pid)}" if machine else ""
@@ -174,7 +174,7 @@ def _born(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def _ended(owner: str) -> bool | None:
+def has_ended(owner: str) -> bool | None:
     """Whether a claim's process has ended; None when it is not one of this machine, or not told."""
     words = owner.split()
     if len(words) != 3 or words[0] != _machine() or not words[1].isdecimal():

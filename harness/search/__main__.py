@@ -28,6 +28,7 @@ from harness.cli.options import (
     positive,
     taken,
 )
+from methods.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         "--allow-test-tuning", action="store_true", help="search even on images that results are reported on"
     )
     add_data_options(result)
-    add_run_options(result)
+    add_run_options(result, verbose=False)
     result.add_argument(
         "--table-only", action="store_true", help="run nothing: only the tables of the searches under --results"
     )
@@ -121,22 +122,33 @@ def _search(arguments: argparse.Namespace) -> int:
         _print_plan(run, console)
         return 0
     folder = write_search(run.settings.results, run.search)
-    failed = _run(run, console)
+    failed = _run(run, console, running.quiet)
     report(run.search, folder, run.settings.results, console)
     return 1 if failed else 0
 
 
-def _run(run: SearchRun, console: Console) -> int:
-    """Measure the samples, a line for each; returns how many failed."""
+def _run(run: SearchRun, console: Console, quiet: bool) -> int:
+    """Measure the samples, a line for each unless told to be quiet; returns how many failed."""
+    from harness.cli.run_files import told_to_others
+    from harness.cli.snapshot import Snapshot
+    from harness.cli.view import times
+
     start, done, failed = time.monotonic(), 0, 0
+
+    def snapshot() -> Snapshot:
+        passed = time.monotonic() - start
+        left = passed / max(done, 1) * (run.samples - done)
+        return Snapshot(run.samples, done, failed, passed, left, [], [])
 
     def told(outcome: Outcome) -> None:
         nonlocal done, failed
         done, failed = done + 1, failed + (outcome.values is None)
-        line = f"[{done}/{run.samples}] {time.monotonic() - start:6.0f} s  {outcome.text(run.search.metrics)}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        line = f"[{done}/{run.samples}] {times(snapshot())}: {outcome.text(run.search.metrics)}"
+        if not quiet or outcome.values is None:
+            console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
-    run_search(run, told)
+    with told_to_others(run.settings, snapshot):
+        run_search(run, told)
     return failed
 
 

@@ -140,6 +140,21 @@ def test_a_preset_lies_under_a_file_and_what_is_typed(tmp_path: Path) -> None:
     assert taken(Inputs, run).tables["noise"] == {"images": 8}
 
 
+@pytest.mark.parametrize("words", [[], ["--seeds", "0,1"], ["--executor", "local"]])
+def test_the_demo_is_what_runs_where_nothing_is_named(words: list[str]) -> None:
+    [run] = parse(parser(), words)
+    [named] = parse(parser(), ["--preset", "demo", *words])
+    assert (Matrix.of(vars(run)), run.tables) == (Matrix.of(vars(named)), named.tables)
+    assert run.tables["spdfq"] == {"images": 8}
+    assert not Matrix.of(vars(run)).chosen
+
+
+@pytest.mark.parametrize("words", [["--models", "vit_digits"], ["--bits", "w4a4"], ["--preset", "paper"]])
+def test_the_demo_steps_back_where_something_is_named(words: list[str]) -> None:
+    [run] = parse(parser(), words)
+    assert run.tables == {}
+
+
 @pytest.mark.parametrize("preset", ["quick", "paper", "best"])
 def test_every_preset_is_a_plan(tmp_path: Path, preset: str) -> None:
     done = run_bench(tmp_path / "results", "--preset", preset, "--models", "vit_digits", "--bits", "w4a4", "--plan")

@@ -116,15 +116,15 @@ def test_a_process_that_is_gone_frees_its_claims_at_once(tmp_path: Path) -> None
 
 
 def test_a_number_used_again_by_another_process_is_not_its_owner(tmp_path: Path) -> None:
-    machine, pid, born = claims._this_process().split()
-    assert claims._ended(f"{machine} {pid} {born}") is False
-    assert claims._ended(f"{machine} {pid} {int(born) + 1}") is True
-    assert claims._ended(f"elsewhere {pid} {int(born) + 1}") is None, "another machine's are not seen from here"
-    assert claims._ended("") is None, "a claim whose text is not written yet"
+    machine, pid, born = claims.this_process().split()
+    assert claims.has_ended(f"{machine} {pid} {born}") is False
+    assert claims.has_ended(f"{machine} {pid} {int(born) + 1}") is True
+    assert claims.has_ended(f"elsewhere {pid} {int(born) + 1}") is None, "another machine's are not seen from here"
+    assert claims.has_ended("") is None, "a claim whose text is not written yet"
 
 
 def test_what_a_dead_command_left_is_swept_and_a_living_one_is_never_stale(tmp_path: Path) -> None:
-    machine, pid, born = claims._this_process().split()
+    machine, pid, born = claims.this_process().split()
     (tmp_path / "done.0").write_text(f"{machine} {pid} {int(born) + 1}")
     (tmp_path / "far.0").write_text("")
     (tmp_path / "mine.0").write_text(f"{machine} {pid} {born}")

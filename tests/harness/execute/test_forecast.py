@@ -10,8 +10,9 @@ from rich.console import Console
 from test_jobs import jobs
 
 from harness.cli.run import ProgressView
+from harness.cli.snapshot import Row, Snapshot
 from harness.cli.view import RunTable, duration, middle_out
-from harness.cli.watch import Row, Snapshot, Watch
+from harness.cli.watch import Watch
 from harness.execute.forecast import Expected, Forecast, makespan
 from harness.execute.schedule import needs
 from harness.plan.jobs import CellJob, Job, ReferenceJob, SynthesisJob
