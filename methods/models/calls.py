@@ -113,6 +113,7 @@ class _Watching(TorchFunctionMode):
         super().__init__()
         self.sites: dict[int, CallSite] = {site.index: site for site in module.products}
         self.layers = {id(layer.layer.weight): layer for layer in module.children() if isinstance(layer, StandIn)}
+        self.weights = {id(part.weight) for part in module.modules() if isinstance(part, nn.Linear | nn.Conv2d)}
         self.seen = 0
 
     def __torch_function__(
@@ -127,6 +128,8 @@ class _Watching(TorchFunctionMode):
             layer = self.layers.get(id(weight))
             if layer is not None:
                 return _through(layer, known, arguments, options)
+            if id(weight) in self.weights:  # a layer's product, whichever code computes it
+                return function(*arguments, **options)
             site = self.sites.get(self.seen)
             self.seen += 1
             return function(*arguments, **options) if site is None else site(function, arguments, options)
