@@ -90,7 +90,8 @@ def model_of(name: str) -> Any:
     torch.manual_seed(0)
     model = timm.create_model(name, pretrained=False)
     for parameter in model.parameters():
-        if not parameter.isfinite().all():  # some families leave position embeddings as they find the memory
+        # some families leave position embeddings as they find the memory, and Hiera's classifier begins at zero
+        if not parameter.isfinite().all() or (parameter.dim() > 1 and not parameter.any()):
             nn.init.normal_(parameter, std=0.02)
     return model.eval().requires_grad_(False)
 
