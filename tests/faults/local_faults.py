@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from pathlib import Path
 from unittest import mock
 
 from fault_kit import CELLS, CONTROL, LOCAL, Command, Outcome, driver, finish, recorded, run, run_search, undisturbed
+
+from harness.execute.claims import BEAT_SECONDS
 
 STOP_SECONDS = 5.0
 TIMEOUT = 5
@@ -41,6 +44,90 @@ def interrupted(folder: Path, times: int, moments: random.Random) -> Outcome:
             stop(process.pid, outcome, process.join, lambda: process.exitcode)
         finish(outcome, results)
     return outcome
+
+
+def signalled(folder: Path, times: int, moments: random.Random, number: signal.Signals) -> Outcome:
+    """A signal that ends the command at once, or a scheduler's before its SIGKILL: soon gone, nothing lost."""
+    outcome = Outcome(f"{number.name} (local)", seconds=0.0)
+    for strike in range(times):
+        results = folder / str(strike)
+        with driver(results, *LOCAL) as process:
+            process.join(moments.uniform(0.2, 0.8) * undisturbed()[1])
+            assert process.pid is not None
+            start = time.monotonic()
+            if process.exitcode is None:
+                os.kill(process.pid, number)
+            process.join(60)
+            _note_stop(outcome, time.monotonic() - start)
+        finish(outcome, results)
+    return outcome
+
+
+def interrupted_twice(folder: Path, times: int, moments: random.Random) -> Outcome:
+    """Ctrl-C, and again before the command has ended."""
+    outcome = Outcome("double Ctrl-C (local)", seconds=0.0)
+    for number in range(times):
+        results = folder / str(number)
+        with driver(results, *LOCAL) as process:
+            process.join(moments.uniform(0.2, 0.8) * undisturbed()[1])
+            assert process.pid is not None
+            start = time.monotonic()
+            for _ in range(2):
+                if process.exitcode is None:
+                    os.killpg(process.pid, signal.SIGINT)
+                process.join(moments.uniform(0, 0.02))
+            process.join(60)
+            _note_stop(outcome, time.monotonic() - start)
+        finish(outcome, results)
+    return outcome
+
+
+def stopped(folder: Path, times: int, moments: random.Random) -> Outcome:
+    """SIGSTOP for longer than a heartbeat, while another command works on the same folder: both end well, and no job
+    is done twice."""
+    outcome = Outcome("SIGSTOP longer than the heartbeat, beside another command")
+    log = Path(os.environ[CONTROL]) / "log"
+    for number in range(times):
+        results = folder / str(number)
+        log.write_text("")
+        with driver(results, *LOCAL) as first, driver(results, *LOCAL) as second:
+            first.join(moments.uniform(0.1, 0.6) * undisturbed()[1])
+            assert first.pid is not None
+            if first.exitcode is None:
+                os.kill(first.pid, signal.SIGSTOP)
+            second.join(3 * BEAT_SECONDS)
+            os.kill(first.pid, signal.SIGCONT)
+            for process in (first, second):
+                process.join(120)
+            if (first.exitcode, second.exitcode) != (0, 0) or len(recorded(results)) != CELLS:
+                outcome.problems.append(f"exit codes {first.exitcode}, {second.exitcode}")
+        done = log.read_text().split()
+        if len(done) != CELLS + CELLS // 2:
+            outcome.problems.append(f"{len(done)} jobs were executed for {CELLS} cells and {CELLS // 2} syntheses")
+        log.unlink()
+        finish(outcome, results)
+    return outcome
+
+
+def removed(folder: Path, times: int, moments: random.Random) -> Outcome:
+    """The results folder is removed in the middle of a run: the command ends, and a rerun completes."""
+    outcome = Outcome("results folder removed in the middle", seconds=0.0)
+    for number in range(times):
+        results = folder / str(number)
+        with driver(results, *LOCAL) as process:
+            process.join(moments.uniform(0.2, 0.8) * undisturbed()[1])
+            shutil.rmtree(results, ignore_errors=True)
+            process.join(120)
+            if process.exitcode not in (0, 1, 2):
+                outcome.problems.append(f"exit code {process.exitcode} without a results folder")
+        finish(outcome, results)
+    return outcome
+
+
+def _note_stop(outcome: Outcome, seconds: float) -> None:
+    outcome.seconds = max(outcome.seconds or 0.0, seconds)
+    if seconds > STOP_SECONDS:
+        outcome.problems.append(f"it took {seconds:.1f} s to stop")
 
 
 def stop(group: int | None, outcome: Outcome, join: Callable[[float], object], code: Callable[[], int | None]) -> None:
@@ -158,6 +245,11 @@ SCENARIOS: dict[str, Callable[[Path, int, random.Random], Outcome]] = {
     "driver_killed": partial(killed, name="SIGKILL of the driver (local)", command=run),
     "search_killed": partial(killed, name="SIGKILL of a search (local)", command=run_search),
     "interrupted": interrupted,
+    "sigterm": partial(signalled, number=signal.SIGTERM),
+    "sighup": partial(signalled, number=signal.SIGHUP),
+    "sigstop": stopped,
+    "interrupted_twice": interrupted_twice,
+    "removed": removed,
     "disk_full_images": partial(disk_full, records=False),
     "disk_full_record": partial(disk_full, records=True),
     "truncated_synthesis": partial(truncated, kind="synthesis"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,8 @@ def put_edits(results: Path) -> tuple[int, int]:
             fields["cell"]["seed"] = seed
         content = sealed_anew(fields)
         name, count = f"{seed:064x}", count + 1
-        try:
+        with suppress(UnsoundRecord):
             name, sound = parse(content).key, sound + 1
-        except UnsoundRecord:
-            pass
         (results / "records" / f"{name}.json").write_bytes(content)
     return count, sound
 
