@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from harness_kit import correct, make_fields, put, python, run_leaderboard
+
+from harness.report.measurements import COLUMNS
 
 
 def test_no_records_is_one_sentence_and_exit_code_2(tmp_path: Path) -> None:
@@ -91,6 +94,18 @@ def test_files_hold_what_the_console_would_print(tmp_path: Path) -> None:
         printed = run_leaderboard(str(tmp_path / "results"), "--format", form).out
         assert (out / file).read_text() == printed
         assert "40.0" in printed
+
+
+def test_parquet_holds_a_typed_row_per_measurement(tmp_path: Path) -> None:
+    put(tmp_path / "results", make_fields("a", top1=40.0))
+    put(tmp_path / "results", make_fields("b", seed=1, top1=None, fp32=None))
+    done = run_leaderboard(str(tmp_path / "results"), "--format", "parquet", "--out", str(tmp_path))
+    assert (done.code, done.err) == (0, "")
+    found = pd.read_parquet(tmp_path / "leaderboard.parquet").sort_values("seed")
+    assert list(found.columns) == list(COLUMNS)
+    assert found["top1"].tolist()[0] == 40.0
+    assert found["top1"].isna().tolist() == [False, True]
+    assert run_leaderboard(str(tmp_path / "results"), "--format", "parquet").code == 2
 
 
 def test_pairs_are_printed_and_written(tmp_path: Path) -> None:
