@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.report.comparisons import Comparison
+from harness.report.comparisons import Budget, Comparison
 from harness.report.layout import natural
 from harness.report.runs import Run
 from harness.report.statistics import LEVEL, Paired, p_text, paired
@@ -24,13 +24,16 @@ class Gap:
     other: Run
     points: float
     test: Paired | None
+    # The other run's images and steps where they differ from this run's.
+    budget: Budget | None
 
     def __str__(self) -> str:
         """As a sentence's part: points, whether chance would do it, and p."""
+        unequal = f", not at equal cost: it had {self.budget}" if self.budget else ""
         if self.test is None:
-            return f"{self.points:+.1f} points, not tested: no seed in common"
+            return f"{self.points:+.1f} points, not tested: no seed in common{unequal}"
         sure = "beyond chance" if self.test.p <= LEVEL else "within chance"
-        return f"{self.points:+.1f} points, {sure} (p = {p_text(self.test.p).removeprefix('=')})"
+        return f"{self.points:+.1f} points, {sure} (p = {p_text(self.test.p).removeprefix('=')}){unequal}"
 
 
 @dataclass(frozen=True)
@@ -74,4 +77,6 @@ def _gap(best: Run, others: Sequence[Run]) -> Gap | None:
     if not others:
         return None
     points = (best.mean("top1") or 0.0) - (others[0].mean("top1") or 0.0)
-    return Gap(others[0], points, paired(hits_by_seed(best.lines), hits_by_seed(others[0].lines)))
+    budget = others[0].budget
+    unequal = None if best.budget.equals(budget) else budget
+    return Gap(others[0], points, paired(hits_by_seed(best.lines), hits_by_seed(others[0].lines)), unequal)

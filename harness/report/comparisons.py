@@ -36,6 +36,11 @@ class Budget:
         told = ((self.images, "image"), (self.steps, "step"))
         return ", ".join(f"{count} {word}{'s' * (count != 1)}" for count, word in told if count is not None)
 
+    def equals(self, other: Budget) -> bool:
+        """Whether neither spends more than the other, as far as both know: real images take no steps."""
+        pairs = ((self.images, other.images), (self.steps, other.steps))
+        return all(mine == theirs for mine, theirs in pairs if mine is not None and theirs is not None)
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:

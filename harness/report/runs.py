@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.inputs.zoo import ENTRIES
 from harness.record.studies import Study
-from harness.report.comparisons import budget_of, named, settings_text
+from harness.report.comparisons import Budget, budget_of, named, settings_text
 from harness.report.layout import natural
 from harness.report.measurements import IDENTITY, Measurement, measurements, megabytes
 
@@ -48,9 +48,9 @@ class Run:
         return self.first.record.cell.calibration is not None
 
     @property
-    def images(self) -> int | None:
-        """How many images it was calibrated with; None where its record does not say."""
-        return budget_of(self.first).images
+    def budget(self) -> Budget:
+        """The images it was calibrated with and the steps they took, as far as its record says."""
+        return budget_of(self.first)
 
     @property
     def size(self) -> float | None:

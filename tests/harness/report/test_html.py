@@ -269,7 +269,9 @@ def test_the_recommender_says_what_the_statistics_say(tab: Any, tmp_path: Path) 
     hits = {(method, seed): correct(100, count, seed=seed + len(method)) for method, seed, count in (
         ("first", 0, 95), ("first", 1, 91), ("second", 0, 88), ("second", 1, 86))}  # fmt: skip
     for (method, seed), mine in hits.items():
-        put(tmp_path / "results", make_fields("", model="deit_t", method=method, seed=seed, hits=mine, fp32=96.0))
+        fields = make_fields("", model="deit_t", method=method, seed=seed, hits=mine, fp32=96.0)
+        fields["config"]["method"] = {"images": 32, "iterations": 400 if method == "first" else 100}
+        put(tmp_path / "results", fields)
     test = paired(
         *({seed: np.array(hits[method, seed], np.int8) for seed in (0, 1)} for method in ("first", "second"))
     )
@@ -280,7 +282,10 @@ def test_the_recommender_says_what_the_statistics_say(tab: Any, tmp_path: Path) 
     told = tab.inner_text("#advised")
     sure = "beyond chance" if test.p <= 0.05 else "within chance"
     assert "first + minmax reached 93.00 ± 2.83 % top-1 (sd over 2 seeds" in told
-    assert f"The next is second + minmax, 87.00 ± 1.41 %: +6.00 points, {sure}, p = {test.p:.4f}." in told
+    assert (
+        f"The next is second + minmax, 87.00 ± 1.41 %: +6.00 points, {sure}, p = {test.p:.4f}. "
+        "Not at equal cost: 32 images, 400 steps against 32 images, 100 steps." in told
+    )
     assert "python -m harness.bench --models deit_t --bits w4a4 --methods first --backends minmax --seeds 0,1" in told
     tab.locator("#for-minutes").fill("0")
     until(tab, "document.getElementById('advised').textContent.startsWith('Nothing that was measured fits')")

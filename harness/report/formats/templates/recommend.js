@@ -45,12 +45,17 @@ const described = (row) => {
     ` reached ${figure(row)} % top-1 (${sure}; ${row.data}): ${fixed(row.kept, 1)} % of FP32 kept. It took ${spent(row) || "an unknown time"}.`);
 };
 
+const spendings = (row) =>
+  ["images", "steps"].filter((what) => row[what] !== null).map((what) => `${row[what]} ${what}`).join(", ");
+
 const versus = async (best, next, words) => {
   if (!next) return "";
   const p = await paired(best, next);
   const gap = `${best.top1 >= next.top1 ? "+" : ""}${(best.top1 - next.top1).toFixed(2)} points`;
   const sure = p === null ? "not tested, no seed in common" : `${p <= 0.05 ? "beyond chance" : "within chance"}, p = ${p < 0.0001 ? "<0.0001" : p.toFixed(4)}`;
-  return element("li", { textContent: `${words} ${named(next)}${next.settings ? ` (${next.settings})` : ""}, ${figure(next)} %: ${gap}, ${sure}.` });
+  const unequal = ["images", "steps"].some((what) => best[what] !== null && next[what] !== null && best[what] !== next[what]);
+  const cost = unequal ? ` Not at equal cost: ${spendings(best)} against ${spendings(next)}.` : "";
+  return element("li", { textContent: `${words} ${named(next)}${next.settings ? ` (${next.settings})` : ""}, ${figure(next)} %: ${gap}, ${sure}.${cost}` });
 };
 
 const recommender = (rows) => {
