@@ -15,6 +15,7 @@ from harness.cli.options import Inputs, Matrix, Running
 from harness.execute.resources import Resources, threads_for
 from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked, folder_of
+from harness.inputs.images.label_files import REAL
 from harness.inputs.named_models import select_models
 from harness.inputs.weights import find_weights, shared_model
 from harness.inputs.zoo import ModelEntry
@@ -133,13 +134,18 @@ def _data(inputs: Inputs, entries: list[ModelEntry]) -> dict[str, DataSource]:
         strangers = [entry.name for entry in entries if entry.task != DIGITS]
         if strangers:
             raise UsageError(f"{strangers[0]} knows other classes; --data digits has no labels for it.")
-    return {entry.task: _source(where, entry, inputs.limit) for entry in entries}
+    if inputs.labels and (where in {None, DIGITS} or all(entry.task == DIGITS for entry in entries)):
+        raise UsageError(f"--labels {inputs.labels} has no effect: there are no images of --data to label.")
+    return {entry.task: _source(where, entry, inputs) for entry in entries}
 
 
-def _source(where: str | None, entry: ModelEntry, limit: int | None) -> DataSource:
+def _source(where: str | None, entry: ModelEntry, inputs: Inputs) -> DataSource:
     if entry.task == DIGITS:
-        return DataSource(DIGITS, limit)
-    return folder_of(entry, _absolute(where), limit) if where else DataSource(DEAD_LEAVES, limit)
+        return DataSource(DIGITS, inputs.limit)
+    if not where:
+        return DataSource(DEAD_LEAVES, inputs.limit)
+    named = inputs.labels if inputs.labels in {None, REAL} else _absolute(inputs.labels)
+    return folder_of(entry, _absolute(where), inputs.limit, named)
 
 
 def _calibration(inputs: Inputs, entries: list[ModelEntry]) -> dict[str, DataSource]:

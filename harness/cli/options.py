@@ -85,7 +85,7 @@ class Inputs:
     precision: str | None
     """Of the forward passes of synthesis, fp32 or bf16; None leaves each method's own."""
     data: str | None
-    """`digits` or a folder of evaluation images; None: DFQ_DATA, else procedural images."""
+    """`digits`, or a folder, tar or parquet file of images; None: DFQ_DATA, else procedural images."""
     calib_data: str | None
     """Folder of real images for methods that use them."""
     weights: str | None
@@ -94,6 +94,8 @@ class Inputs:
     """Size of a fixed class-balanced subset to evaluate on; None: all images."""
     skip_bad_images: bool
     """Whether images that cannot be read are left out instead of stopping the run."""
+    labels: str | None = None
+    """What is right for the images of `data`: a label file, or `ReaL`; None: as they lie there."""
     tables: dict[str, Table] = field(default_factory=dict)
     """Settings from `--preset` and `--config`: a table per method or backend."""
 
@@ -158,7 +160,10 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=("fp32", "bf16"), help="of the forward passes of synthesis (default: fp32)"
     )
     group.add_argument(
-        "--data", help="'digits', or a folder of ImageNet validation images (default: DFQ_DATA; none: agreement only)"
+        "--data", help="'digits', or images: a folder, a tar or parquet file (default: DFQ_DATA; none: agreement only)"
+    )
+    group.add_argument(
+        "--labels", help="label file of --data, or 'ReaL' for ImageNet's (default: found beside the images)"
     )
     group.add_argument("--calib-data", help="folder of real images for methods that use them")
     group.add_argument(
