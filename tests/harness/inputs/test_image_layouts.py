@@ -394,7 +394,7 @@ def test_folders_of_a_model_whose_class_names_nobody_knows_are_counted_in_order(
     assert [label for _, label in found] == [present.index(label) for _, _, label in DIGITS]
     with pytest.raises(UsageError, match=f"{len(present)} class folders, and the model has 11 classes"):
         find_images(root, classes=Classes(11))
-    (root / "class_0").rename(root / "class_10")
+    (root / f"class_{present[0]}").rename(root / "class_10")
     with pytest.raises(UsageError, match="sort its class folders differently"):
         find_images(root, classes=Classes(len(present)))
 
