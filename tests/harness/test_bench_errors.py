@@ -28,7 +28,6 @@ def assert_refused(done: Outcome, results: Path, *words: str) -> None:
         (["--models", "diet_t"], ["'diet_t'", "'deit_t'"]),
         (["--models", "vit_digits,nothing_*"], ["'nothing_*'"]),
         (["--models", "deit_tiny_patch16_224.fb_in1kk"], ["fb_in1kk"]),
-        (["--models", "vit_tiny_patch16_224.augreg_in21k"], ["21843"]),
         (["--models", ","], ["--models"]),
         (["--methods", "spdfk", "--backends", "minmax"], ["'spdfk'", "'spdfq'"]),
         (["--methods", "noise", "--backends", "minmaxx"], ["'minmaxx'", "'minmax'"]),

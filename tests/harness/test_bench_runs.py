@@ -283,5 +283,5 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert {name: after[name] for name in finished} == finished
     assert len(by_cell(results)) == 12
     assert {record["status"] for record in records_of(results).values()} == {"ok"}
-    assert len(re.findall(r"w[48]a[48] noise minmax seed \d: done", done.out)) == 12 - len(finished)
+    assert len(re.findall(r"w[48]a[48] noise minmax seed \d: top-1 ", done.out)) == 12 - len(finished)
     assert "±" in done.out

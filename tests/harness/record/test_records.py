@@ -168,6 +168,7 @@ UNSOUND = {
 
 
 REASONS = {
+    "agreement missing": "measures neither a classifier nor a backbone",
     "smaller than its parameters": "has a size below that of its parameters at their bits",
     "another method version than its key": "has a key that does not follow",
     "fewer bit operations than products": "has bit operations that its products cannot take",
