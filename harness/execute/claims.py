@@ -136,13 +136,11 @@ def _generation(path: Path) -> int:
 def _seen(path: Path) -> tuple[str, int | None]:
     """Return whose a claim is and its modification time in ns, None when it is gone; opened first, so that NFS asks
     its server. What is no regular file, or cannot be read, is nobody's."""
-    try:
-        with open(path, "rb", opener=without_waiting) as stream:
-            status = os.fstat(stream.fileno())
-            owner = stream.read(_LONGEST) if stat.S_ISREG(status.st_mode) else b""
-            return owner.decode("ascii", "replace"), status.st_mtime_ns
-    except OSError:
-        pass  # a folder, a link that leads nowhere, another user's, or gone: the name alone tells
+    # Of a folder, a link that leads nowhere, another user's file or one that is gone, the name alone tells.
+    with suppress(OSError), open(path, "rb", opener=without_waiting) as stream:
+        status = os.fstat(stream.fileno())
+        owner = stream.read(_LONGEST) if stat.S_ISREG(status.st_mode) else b""
+        return owner.decode("ascii", "replace"), status.st_mtime_ns
     try:
         return "", path.lstat().st_mtime_ns
     except FileNotFoundError:

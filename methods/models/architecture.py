@@ -10,9 +10,10 @@ from torch import nn
 from methods.errors import UsageError
 from methods.models import functions
 from methods.models.family import Family, family_of
+from methods.models.functions import Product, Trace
 from methods.models.residual import ResidualStream, turnable
 from methods.models.sites import AttentionSite, between_patches
-from methods.models.trace import Product, Trace, trace
+from methods.models.trace import trace
 
 _MOST_PREFIX = 2
 

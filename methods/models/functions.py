@@ -1,10 +1,11 @@
-"""The functions through which stock code multiplies matrices, and where their two operands stand."""
+"""The functions through which stock code multiplies matrices, where their operands stand, and what a pass computes."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -125,3 +126,64 @@ def macs(kind: str, tensors: list[Tensor], output: Tensor, equation: str = "") -
     if kind == TRANSPOSED:
         return [tensors[0].numel() * tensors[1][0].numel()]
     return [output.numel() * (tensors[0].shape[-1] if kind == MATMUL else tensors[1][0].numel())]
+
+
+@dataclass
+class Product:
+    """A matrix product of one forward pass.
+
+    owner: name of the module whose forward computes it; index: its number among those its owner computes itself;
+    layer: name of the linear or convolution layer whose weight is the right operand, if there is one; functional:
+    whether the owner multiplies with that weight itself, by a function; macs: of one image; calls: how many times a
+    pass comes here; softmax: which operand is a softmax output ("left", "right" or ""), of attention the one made
+    inside; maps: that operand's shape; varies: whether an operand depends on the image; scale: what fused attention
+    multiplies its scores with, 1 for all else.
+    """
+
+    owner: str
+    index: int
+    kind: str
+    layer: str | None
+    functional: bool
+    macs: list[int]
+    softmax: str = ""
+    varies: bool = True
+    calls: int = 1
+    maps: tuple[int, ...] = ()
+    scale: float = 1.0
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        """What its operands are called: those of two products for fused attention."""
+        return OPERANDS.get(self.kind, ("left", "right"))
+
+    @property
+    def left(self) -> str:
+        """Why it stays in floating point, nothing if it does not."""
+        if not self.varies:
+            return "the same for every image"
+        return "computed several times a pass, of different operands" if self.calls > 1 else ""
+
+    @property
+    def name(self) -> str:
+        """Its name in records: the layer's, or its owner's with its number."""
+        return self.layer or f"{self.owner} {self.index}".strip()
+
+
+@dataclass
+class Trace:
+    """What a dry run saw.
+
+    products: in the order of computation; norms: layer -> the LayerNorm that feeds it and nothing else; activated:
+    layers whose input a GELU puts out; images: layers whose input is the image; calls: of every module; several:
+    modules that take more than one argument; shapes: what a module was given (first argument) and gave, None for what
+    is no single tensor.
+    """
+
+    products: list[Product] = field(default_factory=list)
+    norms: dict[str, str] = field(default_factory=dict)
+    activated: set[str] = field(default_factory=set)
+    images: set[str] = field(default_factory=set)
+    calls: Counter[str] = field(default_factory=Counter)
+    several: set[str] = field(default_factory=set)
+    shapes: dict[str, tuple[tuple[int, ...] | None, tuple[int, ...] | None]] = field(default_factory=dict)

@@ -22,7 +22,8 @@ from methods.contracts import ImageSpace
 from methods.errors import UsageError
 from methods.models.architecture import named_attentions, product_layers
 from methods.models.calls import CallSite, watch
-from methods.models.trace import Product, Trace, separate, trace
+from methods.models.functions import Product, Trace
+from methods.models.trace import separate, trace
 from methods.quant.formats import format_recipe
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers.base import Quantizer

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from methods.bits import FLOAT
 from methods.models.architecture import named_attentions
 from methods.models.calls import CallSite
-from methods.models.trace import Product, trace
+from methods.models.functions import Product
+from methods.models.trace import trace
 from methods.quant.headwise import HeadwiseQuantizer
 from methods.quant.insert import quantized_layers
 from methods.quant.onnx_model import OnnxModel

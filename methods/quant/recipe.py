@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from methods.bits import FLOAT
 from methods.contracts import ImageSpace
-from methods.models.trace import Trace
+from methods.models.functions import Trace
 from methods.quant.headwise import HeadwiseQuantizer
 from methods.quant.quantizers.base import Quantizer
 from methods.quant.quantizers.ranges import KnownRange, MinMaxRange
