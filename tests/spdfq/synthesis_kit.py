@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from tiny_spdfq import seeded, tiny_swin, tiny_vit
 from torch import Tensor
 from torch.nn import functional
 
 from methods.contracts import ImageSpace, SynthesisContext, SyntheticImages
+from methods.optimisation import loop
 from spdfq.config import SPDFQConfig
 from spdfq.method import SPDFQ
 
@@ -37,4 +40,23 @@ def views_of(start: Tensor, regions: Tensor) -> list[Tensor]:
     for image, top, left, side in regions.tolist():
         part = start[image : image + 1, :, top : top + side, left : left + side].double()
         seen.append(functional.interpolate(part, (16, 16), mode="bilinear", align_corners=False))
+    return seen
+
+
+@pytest.fixture
+def spied(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Record the images a synthesis starts from, its objective, and the regions of every step."""
+    seen: dict[str, Any] = {"regions": []}
+    original = loop.optimize_images
+
+    def spy(start: Tensor, objective: Any, *rest: Any) -> Any:
+        seen["start"], seen["objective"] = start.clone(), objective
+
+        def watched(images: Tensor, step: int) -> Iterator[dict[str, Tensor]]:
+            yield from objective(images, step)
+            seen["regions"].append(list(objective.regions))
+
+        return original(start, watched, *rest)
+
+    monkeypatch.setattr("spdfq.method.optimize_images", spy)
     return seen

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from synthesis_kit import HALF, IMAGENET, SWIN, VIT, synthesize, views_of
+from synthesis_kit import HALF, IMAGENET, SWIN, VIT, spied, synthesize, views_of  # noqa: F401
 from tiny_spdfq import noise, seeded
 from torch import Tensor
 
@@ -49,7 +49,7 @@ def test_only_its_own_class_may_be_relevant_for_a_whole_image() -> None:
 
 
 @pytest.mark.parametrize("micro_batch", [1 << 20, 3])
-def test_the_mean_of_labels_over_images_and_over_regions(micro_batch: int, spied: dict[str, Any]) -> None:
+def test_the_mean_of_labels_over_images_and_over_regions(micro_batch: int, spied: dict[str, Any]) -> None:  # noqa: F811
     made = synthesize(label_mean="images", iterations=1, apa=False, micro_batch=micro_batch)
     objective, views = spied["objective"], views_of(spied["start"], made.extras["regions"])
     model = VIT.double()
@@ -74,7 +74,7 @@ def test_in_turns_a_step_sees_one_view_of_each_image() -> None:
     assert SPDFQ().image_passes(objective.config) == 4 * 3
 
 
-def test_attention_in_turns_is_that_of_the_images_seen_whole(spied: dict[str, Any]) -> None:
+def test_attention_in_turns_is_that_of_the_images_seen_whole(spied: dict[str, Any]) -> None:  # noqa: F811
     found = synthesize(region_schedule="turns", iterations=1, learning_rate=1e-9)
     objective = spied["objective"]
     possible = []
@@ -181,7 +181,7 @@ def test_smoothing_divides_amplitudes_by_their_frequency() -> None:
 
 
 @pytest.mark.parametrize("micro_batch", [1 << 20, 3])
-def test_patch_entropy_is_that_of_psaq_vit_on_the_whole_images(micro_batch: int, spied: dict[str, Any]) -> None:
+def test_patch_entropy_is_that_of_psaq_vit_on_the_whole_images(micro_batch: int, spied: dict[str, Any]) -> None:  # noqa: F811
     made = synthesize(iterations=1, pse_weight=0.5, micro_batch=micro_batch)
     terms = list(PatchEntropy(VIT, DensityLaw(), 0.5, 1 << 20).terms(spied["start"], lambda logits, rows: {}))
     assert made.losses["pse"][0] == pytest.approx(float(terms[0]["pse"]), rel=1e-4)

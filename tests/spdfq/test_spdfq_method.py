@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from synthesis_kit import CONFIG, HALF, IMAGENET, SWIN, VIT, synthesize, views_of
+from synthesis_kit import CONFIG, HALF, IMAGENET, SWIN, VIT, spied, synthesize, views_of  # noqa: F401
 from tiny_spdfq import seeded, tiny_swin, tiny_vit
 from torch import Tensor
 
@@ -45,7 +45,9 @@ def alignment_slow(model: Any, images: list[Tensor], priors: list[Tensor]) -> fl
 @pytest.mark.parametrize("micro_batch", [1 << 20, 3])
 @pytest.mark.parametrize("model", [VIT, SWIN])
 def test_first_losses_equal_the_paper_formula_view_by_view(
-    model: Any, micro_batch: int, spied: dict[str, Any]
+    model: Any,
+    micro_batch: int,
+    spied: dict[str, Any],  # noqa: F811
 ) -> None:
     made = synthesize(model, micro_batch=micro_batch, iterations=1)
     objective, start = spied["objective"], spied["start"]
@@ -72,7 +74,7 @@ def test_first_losses_equal_the_paper_formula_view_by_view(
     assert made.losses["tv"] == [pytest.approx(0.05 * abs(variation - objective.variation_target), rel=1e-5)]
 
 
-def test_images_regions_and_priors_move_alike(spied: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_regions_and_priors_move_alike(spied: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     still = synthesize(iterations=1)
     monkeypatch.setattr(views.Jitter, "draw", lambda self, index: views.View(4, 4, True))  # one patch
     made = synthesize(iterations=1, jitter=56, flip=0.5)
@@ -116,7 +118,7 @@ def test_jitter_is_refused_where_priors_cannot_follow() -> None:
 
 @pytest.mark.parametrize("part", ["sl", "apa", "tv", "all"])
 @pytest.mark.parametrize("make", [tiny_vit, tiny_swin])
-def test_gradient_to_the_pixels_is_what_finite_differences_say(make: Any, part: str, spied: dict[str, Any]) -> None:
+def test_gradient_to_the_pixels_is_what_finite_differences_say(make: Any, part: str, spied: dict[str, Any]) -> None:  # noqa: F811
     model = make()
     synthesize(model, iterations=1)
     objective, images = spied["objective"], spied["start"].double()
@@ -136,7 +138,7 @@ def test_gradient_to_the_pixels_is_what_finite_differences_say(make: Any, part: 
         assert (leaf.grad * direction).sum().item() == pytest.approx(slope, rel=1e-5, abs=1e-9)
 
 
-def test_start_is_standard_normal_noise(spied: dict[str, Any]) -> None:
+def test_start_is_standard_normal_noise(spied: dict[str, Any]) -> None:  # noqa: F811
     synthesize(images=32, iterations=1, msr=False)
     assert spied["start"].mean().item() == pytest.approx(0, abs=0.02)
     assert spied["start"].std().item() == pytest.approx(1, abs=0.02)
@@ -166,7 +168,7 @@ def test_without_apa_equals_alpha1_of_zero() -> None:
 
 
 @pytest.mark.parametrize("model", [VIT, SWIN])
-def test_priors_from_real_images_are_the_attention_these_get(model: Any, spied: dict[str, Any]) -> None:
+def test_priors_from_real_images_are_the_attention_these_get(model: Any, spied: dict[str, Any]) -> None:  # noqa: F811
     real = torch.randn((4, 3, 16, 16), generator=seeded(9))
     context = SynthesisContext(HALF, 10, seeded(0), real_images=lambda count: real[:count])
     config = dataclasses.replace(CONFIG, prior_law="real", iterations=1)
@@ -192,7 +194,7 @@ def test_priors_from_real_images_need_some() -> None:
     assert needs(CONFIG) is False
 
 
-def test_attention_to_look_at_is_that_of_the_finished_images(spied: dict[str, Any]) -> None:
+def test_attention_to_look_at_is_that_of_the_finished_images(spied: dict[str, Any]) -> None:  # noqa: F811
     made = synthesize()
     site = attention_sites(VIT)[-1]
     with attention_maps([site], 4) as maps:
@@ -271,7 +273,7 @@ def test_image_passes_count_images_and_mean_regions() -> None:
     assert passes(SPDFQConfig(images=8, iterations=10, region_schedule="one", msr=False)) == 80
 
 
-def test_image_passes_are_the_views_seen_on_average(spied: dict[str, Any]) -> None:
+def test_image_passes_are_the_views_seen_on_average(spied: dict[str, Any]) -> None:  # noqa: F811
     config: dict[str, Any] = {"images": 200, "iterations": 1, "apa": False}
     made = synthesize(**config)
     expected = SPDFQ().image_passes(dataclasses.replace(CONFIG, **config))

@@ -8,12 +8,12 @@ import math
 from typing import Any
 
 import pytest
-from synthesis_kit import VIT, synthesize, views_of
+from synthesis_kit import VIT, spied, synthesize, views_of  # noqa: F401
 from tiny_spdfq import tiny_vit
 from torch.nn import functional
 
 
-def test_without_msr_there_are_no_regions(spied: dict[str, Any]) -> None:
+def test_without_msr_there_are_no_regions(spied: dict[str, Any]) -> None:  # noqa: F811
     made = synthesize(msr=False)
     assert made.extras["regions"].shape == (0, 4)
     assert len(spied["objective"].targets) == 4
@@ -30,7 +30,7 @@ def test_targets_are_one_hot_without_soft_labels() -> None:
     assert soft.targets.max().item() < 1
 
 
-def test_labels_of_an_image_and_of_its_regions_all_differ(spied: dict[str, Any]) -> None:
+def test_labels_of_an_image_and_of_its_regions_all_differ(spied: dict[str, Any]) -> None:  # noqa: F811
     made = synthesize(images=12, iterations=1)
     relevant, regions = spied["objective"].relevant, made.extras["regions"]
     counts = set()
@@ -45,7 +45,7 @@ def test_labels_of_an_image_and_of_its_regions_all_differ(spied: dict[str, Any])
     assert len({chosen[0] for chosen in relevant[:12]}) > 3
 
 
-def test_relevant_classes_of_a_whole_image_hold_most_of_its_target(spied: dict[str, Any]) -> None:
+def test_relevant_classes_of_a_whole_image_hold_most_of_its_target(spied: dict[str, Any]) -> None:  # noqa: F811
     made = synthesize(iterations=1)
     assert made.targets is not None
     for target, chosen in zip(made.targets, spied["objective"].relevant[:4], strict=True):
@@ -60,7 +60,7 @@ def test_two_classes_leave_one_label_for_one_region() -> None:
     assert (made.extras["labels"][:6] + made.extras["labels"][6:]).tolist() == [1] * 6
 
 
-def test_regions_stay_or_are_redrawn(spied: dict[str, Any]) -> None:
+def test_regions_stay_or_are_redrawn(spied: dict[str, Any]) -> None:  # noqa: F811
     synthesize(iterations=4)
     assert all(regions == spied["regions"][0] for regions in spied["regions"])
     spied["regions"].clear()
@@ -74,7 +74,8 @@ def test_regions_stay_or_are_redrawn(spied: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("micro_batch", [1 << 20, 3])
 def test_schedule_of_one_region_visits_one_of_each_image_with_its_own_target(
-    micro_batch: int, spied: dict[str, Any]
+    micro_batch: int,
+    spied: dict[str, Any],  # noqa: F811
 ) -> None:
     made = synthesize(region_schedule="one", iterations=1, apa=False, tv_weight=0.0, micro_batch=micro_batch)
     objective = spied["objective"]
@@ -90,7 +91,7 @@ def test_schedule_of_one_region_visits_one_of_each_image_with_its_own_target(
     assert min(abs(made.losses["sl"][0] - total / 8) for total in possible) < 1e-5
 
 
-def test_schedule_of_one_region_comes_to_all_of_them(spied: dict[str, Any]) -> None:
+def test_schedule_of_one_region_comes_to_all_of_them(spied: dict[str, Any]) -> None:  # noqa: F811
     synthesize(region_schedule="one", iterations=1)
     objective = spied["objective"]
     wholes, visits = zip(*(objective._visited() for _ in range(60)), strict=True)
