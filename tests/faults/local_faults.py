@@ -1,12 +1,10 @@
-"""Faults of runs without Ray: killed and interrupted commands, full disks, damaged files, clocks, hanging stages."""
+"""Faults of runs without Ray: commands killed, stopped or interrupted, clocks, hanging stages; and the disk's."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
-import resource
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
+import disk_faults
 from fault_kit import CELLS, CONTROL, LOCAL, Command, Outcome, driver, finish, recorded, run, run_search, undisturbed
 
 from harness.execute.claims import BEAT_SECONDS
@@ -109,21 +108,6 @@ def stopped(folder: Path, times: int, moments: random.Random) -> Outcome:
     return outcome
 
 
-def removed(folder: Path, times: int, moments: random.Random) -> Outcome:
-    """The results folder is removed in the middle of a run: the command ends, and a rerun completes."""
-    outcome = Outcome("results folder removed in the middle", seconds=0.0)
-    for number in range(times):
-        results = folder / str(number)
-        with driver(results, *LOCAL) as process:
-            process.join(moments.uniform(0.2, 0.8) * undisturbed()[1])
-            shutil.rmtree(results, ignore_errors=True)
-            process.join(120)
-            if process.exitcode not in (0, 1, 2):
-                outcome.problems.append(f"exit code {process.exitcode} without a results folder")
-        finish(outcome, results)
-    return outcome
-
-
 def _note_stop(outcome: Outcome, seconds: float) -> None:
     outcome.seconds = max(outcome.seconds or 0.0, seconds)
     if seconds > STOP_SECONDS:
@@ -142,45 +126,6 @@ def stop(group: int | None, outcome: Outcome, join: Callable[[float], object], c
         outcome.problems.append(f"exit code {code()} after Ctrl-C")
     if outcome.seconds > STOP_SECONDS:
         outcome.problems.append(f"it took {outcome.seconds:.1f} s to stop")
-
-
-def disk_full(folder: Path, times: int, moments: random.Random, records: bool) -> Outcome:
-    """No file can grow beyond a size that images, or records, have: writing fails in the middle."""
-    outcome = Outcome(f"disk full while writing {'a record' if records else 'images'}")
-    for number in range(times):
-        results = folder / str(number)
-        if records:
-            assert run(results, *LOCAL)[0] == 0
-            for path in sorted((results / "records").iterdir())[::2]:
-                path.unlink()
-        size = moments.randrange(1_000, 2_000) if records else moments.randrange(5_000, 24_000)
-        limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
-        kept = len(recorded(results))
-        with driver(results, *LOCAL, prepare=limit) as process:
-            process.join(120)
-            if process.exitcode != 1:
-                outcome.problems.append(f"exit code {process.exitcode} with a full disk, 1 was expected")
-        if len(recorded(results)) != kept:
-            outcome.problems.append("something was recorded on a full disk")
-        finish(outcome, results)
-    return outcome
-
-
-def truncated(folder: Path, times: int, moments: random.Random, kind: str) -> Outcome:
-    """A file of the cache, or a record, is cut at a random place; a third of the records is missing besides."""
-    outcome = Outcome(f"truncated {kind}")
-    for number in range(times):
-        results = folder / str(number)
-        assert run(results, *LOCAL)[0] == 0
-        place = results / "records" if kind == "record" else results / "cache" / kind
-        victim = moments.choice(sorted(path for path in place.iterdir() if path.suffix != ".png"))
-        for path in sorted((results / "records").iterdir()):
-            if path != victim and moments.random() < 1 / 3:
-                path.unlink()
-        content = victim.read_bytes()
-        victim.write_bytes(content[: moments.randrange(len(content))])
-        finish(outcome, results)
-    return outcome
 
 
 def clock_backwards(folder: Path, times: int, moments: random.Random) -> Outcome:
@@ -242,6 +187,7 @@ def check_hang(outcome: Outcome, results: Path, code: int) -> None:
 
 
 SCENARIOS: dict[str, Callable[[Path, int, random.Random], Outcome]] = {
+    **disk_faults.SCENARIOS,
     "driver_killed": partial(killed, name="SIGKILL of the driver (local)", command=run),
     "search_killed": partial(killed, name="SIGKILL of a search (local)", command=run_search),
     "interrupted": interrupted,
@@ -249,12 +195,6 @@ SCENARIOS: dict[str, Callable[[Path, int, random.Random], Outcome]] = {
     "sighup": partial(signalled, number=signal.SIGHUP),
     "sigstop": stopped,
     "interrupted_twice": interrupted_twice,
-    "removed": removed,
-    "disk_full_images": partial(disk_full, records=False),
-    "disk_full_record": partial(disk_full, records=True),
-    "truncated_synthesis": partial(truncated, kind="synthesis"),
-    "truncated_reference": partial(truncated, kind="reference"),
-    "truncated_record": partial(truncated, kind="record"),
     "clock_backwards": clock_backwards,
     "two_commands": two_commands,
     "hanging": hanging,
