@@ -1,7 +1,8 @@
-"""Reported against measured: what papers report, from `results/reported/*.toml`, beside our figures.
+"""Reported against measured: what papers report, from `results/reported/`, beside our figures.
 
-A file has a `title`, `url`, `protocol`, `flag` (how sure the figures are), `images` evaluated, and where known their
-`backend` and `fp32` accuracies; its `rows` hold `top1` per model. Reported figures never enter our ranking.
+Every `source` of a file has a `title`, `url`, `protocol`, `flag` (how sure the figures are), `images` evaluated, and
+where known their `backend` and `fp32` accuracies; its `rows` hold `top1` per model. Reported figures never enter our
+ranking.
 """
 
 from __future__ import annotations
@@ -59,11 +60,14 @@ def load_reported(folder: Path) -> list[Figure]:
 def _figures(path: Path) -> list[Figure]:
     found = read_toml(path, "file of reported figures")
     try:
-        rows = found.pop("rows")
-        source = Source(**found)
-        return [figure for row in rows for figure in _row(source, row)]
+        return [figure for told in found["source"] for figure in _of_source(**told)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} does not hold reported figures: {error}.") from error
+
+
+def _of_source(rows: list[dict[str, Any]], **told: Any) -> list[Figure]:
+    source = Source(**told)
+    return [figure for row in rows for figure in _row(source, row)]
 
 
 def _row(source: Source, row: dict[str, Any]) -> list[Figure]:

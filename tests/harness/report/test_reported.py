@@ -13,32 +13,34 @@ from harness.report.tables import leaderboards
 from methods.errors import UsageError
 from spdfq.ablation import ROWS
 
-PAPER = """title = "A paper"
+PAPER = """[[source]]
+title = "A paper"
 url = "https://example.org"
 protocol = "32 images"
 images = 50000
 flag = "sourced"
 backend = "blockwise"
 fp32 = { deit_t = 72.0 }
-[[rows]]
+[[source.rows]]
 name = "Ours there"
 bits = "w4a4"
 method = "spdfq"
 top1 = { deit_t = 54.0, vit_b = 60.0 }
 sd = { deit_t = 0.5 }
-[[rows]]
+[[source.rows]]
 name = "without APA"
 bits = "w4a4"
 method = "spdfq"
 settings = { "spdfq.apa" = false }
 top1 = { deit_t = 40.0 }
 """
-PTQ = """title = "B"
+PTQ = """[[source]]
+title = "B"
 url = "https://example.org/b"
 protocol = "real"
 images = 50000
 flag = "sourced"
-[[rows]]
+[[source.rows]]
 name = "RepQ"
 bits = "w4a4"
 method = "real"
