@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What an image may be, whatever its name says: some of the formats that Pillow knows besides start programs, such as
+Ghostscript, on what they read."""
 _MOST_PIXELS = 1 << 26  # ImageNet's largest image has 61 million; more are minutes of decoding and gigabytes
 _MOST_RATIO = 256  # of the sides; the shorter is resized to about 256 pixels, and the longer grows with it
 
@@ -44,12 +47,17 @@ def read_part(path: Path, offset: int, size: int) -> BinaryIO:
 
 def decode(opener: Opener, transform: Any) -> NDArray[np.uint8]:
     """Return an image's pixels after a timm transform, uint8 [3, H, W]; raises ValueError for what it cannot show."""
-    from PIL import Image
-
-    with opener() as stream, Image.open(stream) as image:
+    with opener() as stream, _opened(stream) as image:
         _refuse_giants(image)
         pixels: NDArray[np.uint8] = transform(to_rgb(image))
     return pixels
+
+
+def _opened(stream: BinaryIO) -> Image:
+    from PIL import Image
+
+    Image.init()  # knows them all; AVIF is not among them before Pillow 11.3
+    return Image.open(stream, formats=[name for name in _FORMATS if name in Image.OPEN])
 
 
 def to_rgb(image: Image) -> Image:
@@ -103,9 +111,7 @@ def _reason(error: Exception) -> str:
 
 
 def _try(opener: Opener, shrink: bool) -> None:
-    from PIL import Image
-
-    with opener() as stream, Image.open(stream) as image:
+    with opener() as stream, _opened(stream) as image:
         _refuse_giants(image)
         if shrink:
             image.draft(None, (image.width // 8, image.height // 8))

@@ -93,7 +93,7 @@ def _from_lines(path: Path, classes: Classes) -> LabelFile:
             if len(words) == 1:
                 by_number.append(label)
             else:
-                by_name[words[0].replace("\\", "/").strip()] = label
+                add(by_name, words[0].replace("\\", "/").strip(), label, f"{path}, line {number}")
     if bool(by_name) == bool(by_number):
         raise UsageError(f"{path} needs one class a line, or a name and a class on each.")
     return LabelFile(str(path), by_name, by_number)
@@ -106,8 +106,16 @@ def _from_csv(path: Path, classes: Classes) -> LabelFile:
         if len(fields) < 2 or not fields[1].split():
             raise UsageError(f"{path}, line {number} needs a name and a class.")
         if number > 1 or classes.index(fields[1].split()[0]) is not None:  # the first line may be a header
-            by_name[fields[0].strip()] = classes.read(fields[1].split()[0], f"{path}, line {number}")
+            place = f"{path}, line {number}"
+            add(by_name, fields[0].strip(), classes.read(fields[1].split()[0], place), place)
     return LabelFile(str(path), by_name, [])
+
+
+def add(labels: dict[str, Label], name: str, label: Label, place: str) -> None:
+    """Note an image's label; raises UsageError for an image that has one already."""
+    if name in labels:
+        raise UsageError(f"{place}: {shortened(name)!r} is there twice.")
+    labels[name] = label
 
 
 def csv_rows(text: str, where: str) -> Iterable[tuple[int, list[str]]]:

@@ -7,6 +7,7 @@ Class folders are named by WordNet id, by class index (ImageNet-V2), or by the c
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,20 +106,21 @@ def _from_table(root: Path, classes: Classes) -> Found:
     header = next(rows, (1, []))[1]
     if not {"path", "label"} <= set(header):
         raise UsageError(f"{table} needs a header line with the columns path,label.")
-    files = []
+    files: dict[str, Label] = {}
     for number, fields in rows:
         place, row = f"{table}, line {number}", dict(zip(header, fields, strict=False))
-        files.append((_file(root, row.get("path"), place), classes.read((row.get("label") or "").strip(), place)))
+        name = _file(root, row.get("path"), place)
+        label_files.add(files, name, classes.read((row.get("label") or "").strip(), place), place)
     if not files:
         raise UsageError(f"{root} holds no images (looked for {', '.join(sorted(SUFFIXES))}).")
-    return Found(FolderStore(root), sorted(files))
+    return Found(FolderStore(root), sorted(files.items()))
 
 
 def _file(root: Path, name: str | None, place: str) -> str:
-    """Return a name that stands for a file or a link in the folder; whether it decodes is seen later."""
+    """Return the one name of a file or a link in the folder; whether it decodes is seen later."""
     if not (name and _is_there(root / name)):
         raise UsageError(f"{place}: there is no file {shortened(name or '')!r}.")
-    return name
+    return posixpath.normpath(name)
 
 
 def _is_there(path: Path) -> bool:

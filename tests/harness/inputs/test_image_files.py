@@ -71,6 +71,14 @@ def test_the_check_passes_whatever_the_decoder_reads(
     assert pixels(path).shape == (size[1], size[0], 3)
 
 
+def test_a_format_that_starts_programs_is_no_image_whatever_its_name(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.eps")
+    path = (tmp_path / "x.eps").rename(tmp_path / "x.jpg")
+    with Image.open(path) as image:
+        assert image.format == "EPS"  # which Ghostscript would draw
+    assert fault(partial(open_file, path)) == "no image"
+
+
 @pytest.mark.filterwarnings("ignore:Image size")
 @pytest.mark.parametrize("size", [(13_000, 13_000), (1, 1_000_000), (300, 1)])
 def test_giants_are_refused_by_their_size_before_they_are_decoded(tmp_path: Path, size: tuple[int, int]) -> None:

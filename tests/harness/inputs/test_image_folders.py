@@ -65,6 +65,7 @@ def test_a_table_gives_indices_and_ids(tmp_path: Path) -> None:
         ("path,label\n0.jpg,1\n" + "a" * 200_000 + ",1\n", ["line 3"]),
         ('path,label\n0.jpg,1\n"1.jpg,1\n0.jpg,3\n', ["line 3", "CSV"]),
         ("path,label\n0\0.jpg,1\n", ["line 2"]),
+        ("path,label\n0.jpg,1\n1.jpg,1\n./0.jpg,2\n", ["line 4", "'0.jpg' is there twice"]),
         ("path,label\nmissing.jpg,1\n", ["line 2", "missing.jpg"]),
         ("file,class\n0.jpg,1\n", ["path,label"]),
         ("", ["path,label"]),
