@@ -143,17 +143,16 @@ def _print_leaderboard(plan: Plan, results: Path, console: Console) -> None:
 
 
 def _print_places(plan: Plan, results: Path, console: Console) -> None:
-    """Say where records and images are, which images are whose, and how a page is made."""
-    from harness.plan.labels import labels
-    from harness.record.cache import Cache
+    """Say where records and images are, and how a table and a page are made of them."""
+    from harness.record.cache import sheet_path
 
-    sheets = {key: Cache.of(results, "synthesis").path(key).with_suffix(".png") for key in plan.images}
-    names = labels(plan.images.values())
+    made = ((job.subject.entry.name, job.method, job.seed, job.key) for job in plan.images.values())
+    sheets = [path for words in made if (path := sheet_path(results, *words)).is_file()]
     lines = [
         f"Records: {results / 'records'}",
         f"Table: python -m harness.leaderboard {results}",
         f"Page: python -m harness.leaderboard {results} --format html --out {results}",
-        *(f"Images of {names[key]}: {sheet}" for key, sheet in sheets.items() if sheet.is_file()),
+        *([f"Images: {results / 'images'} (a sheet per synthesis, {len(sheets)} of this table)"] if sheets else []),
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

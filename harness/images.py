@@ -58,7 +58,9 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--skip-bad-images", action="store_true", help="leave out images that cannot be read")
     how.add_argument(
         "--weights",
-        help="folder of <arch.tag>.safetensors or .pth, or 'random' (default: DFQ_WEIGHTS, then timm's hub)",
+        metavar="DIR|FILE|random",
+        help="a folder of <arch.tag>.safetensors or .pth, one's own checkpoint, or none (default: DFQ_WEIGHTS, then "
+        "timm's hub)",
     )
     how.add_argument("--results", type=path, default=Path("results"), help="folder whose cache keeps the images")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")

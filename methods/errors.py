@@ -13,7 +13,8 @@ _START, _WEIGHT = 4, 0.1
 
 
 class UsageError(ValueError):
-    """Something the user gave does not work; the message is one sentence that says what and why."""
+    """Something the user gave does not work; the message is one sentence that says what and why. Where there are
+    ways to choose from, each is a note (`add_note`)."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -168,7 +168,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--calib-data", help="folder of real images for methods that use them")
     group.add_argument(
         "--weights",
-        help="folder of <arch.tag>.safetensors or .pth, or 'random' (default: DFQ_WEIGHTS, then timm's hub)",
+        metavar="DIR|FILE|random",
+        help="a folder of <arch.tag>.safetensors or .pth, one's own checkpoint, or none (default: DFQ_WEIGHTS, then "
+        "timm's hub)",
     )
     group.add_argument("--limit", type=positive, help="evaluate on a fixed class-balanced subset of this size")
     group.add_argument("--skip-bad-images", action="store_true", help="leave out images that cannot be read")

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from harness.cli.snapshot import Snapshot
 from harness.execute.claims import has_ended, this_process
 from harness.record.files import write_atomically
 
@@ -25,6 +24,29 @@ if TYPE_CHECKING:
 
 _BEAT_SECONDS = 1.0
 _PATIENCE_SECONDS = 4.0
+
+
+class Row(Struct, frozen=True):
+    """A job that runs: its name, the stage it is in, steps done and in all (0: not known), seconds left."""
+
+    label: str
+    stage: str
+    step: int
+    steps: int
+    left: float
+
+
+class Snapshot(Struct, frozen=True):
+    """How a run stands: jobs in all, ended (those that failed too) and failed; seconds passed and left; the jobs that
+    run; what the newest cells gave, newest last."""
+
+    total: int
+    ended: int
+    failed: int
+    passed: float
+    left: float
+    running: list[Row]
+    newest: list[str]
 
 
 class RunFile(Struct, frozen=True):

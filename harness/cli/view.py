@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from harness.cli.snapshot import Row, Snapshot
+from harness.cli.run_files import Row, Snapshot
 from methods.text import printable
 
 _WIDE, _BAR = 100, 20

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.cli.snapshot import Row, Snapshot
+from harness.cli.run_files import Row, Snapshot
 from harness.execute.forecast import Expected, Forecast
 from harness.plan.jobs import CellJob, Job
 from harness.plan.labels import labels

@@ -67,7 +67,7 @@ def _in_folder(entry: ModelEntry, folder: Path) -> Path:
         path = folder.absolute() / f"{entry.tag}{suffix}"  # workers may start elsewhere
         if path.is_file():
             return path
-    raise UsageError(f"{folder} holds neither {entry.tag}.safetensors nor {entry.tag}.pth. {_ways(entry)}")
+    raise _with_ways(f"{folder} holds neither {entry.tag}.safetensors nor {entry.tag}.pth.", entry)
 
 
 def _from_hub(entry: ModelEntry) -> Path:
@@ -78,18 +78,16 @@ def _from_hub(entry: ModelEntry) -> Path:
     try:
         return Path(hf_hub_download(f"timm/{entry.tag}", "model.safetensors"))
     except Exception as error:  # the hub client raises many kinds: no network, no such repository, no space
-        raise UsageError(
-            f"The hub gives no weights for {entry.name} ({type(error).__name__}). {_ways(entry)}"
-        ) from error
+        raise _with_ways(f"The hub gives no weights for {entry.name} ({type(error).__name__}).", entry) from error
 
 
-def _ways(entry: ModelEntry) -> str:
-    """Return the three ways to give a model its weights."""
-    return (
-        f"Weights for {entry.name} come (1) from timm's hub, with a network and neither --weights nor DFQ_WEIGHTS; "
-        f"(2) by --weights DIR or DFQ_WEIGHTS, from DIR/{entry.tag}.safetensors or .pth; (3) from --weights random, "
-        "for timing alone."
-    )
+def _with_ways(sentence: str, entry: ModelEntry) -> UsageError:
+    """Return an error whose notes are the three ways to give a model its weights."""
+    error = UsageError(f"{sentence} Weights for {entry.name} come from one of:")
+    error.add_note("timm's hub: with a network, and neither --weights nor DFQ_WEIGHTS")
+    error.add_note(f"a folder: --weights DIR or DFQ_WEIGHTS=DIR, with DIR/{entry.tag}.safetensors or .pth")
+    error.add_note("nowhere: --weights random, for timing alone")
+    return error
 
 
 def load_model(entry: ModelEntry, weights: Weights) -> nn.Module:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,12 @@ class Cache:
             return None
         path.unlink(missing_ok=True)
         return None
+
+
+def sheet_path(results: Path, model: str, method: str, seed: int, key: str) -> Path:
+    """Return where the contact sheet of a synthesis lies, under a name that says whose it is; key: its own."""
+    words = re.sub(r"[^\w.-]+", "_", f"{model[:80]}-{method[:40]}-seed{seed}")
+    return results / "images" / f"{words}-{key[:12]}.png"
 
 
 def checksum(tensors: dict[str, Tensor], described: str = "") -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.record.cache import Cache, sheet_path
 from harness.record.record import Record
 
 _WIDEST = 900
@@ -64,8 +65,9 @@ def find_synthesis(record: Record, folders: Sequence[Path]) -> Synthesis | None:
     """Return what is there of the synthesis a cell was quantized with, None when nothing is."""
     key = record.synthesis_key()
     for folder in folders:
-        place = folder / "cache" / "synthesis"
-        sheet, losses = _sheet(place / f"{key}.png"), _losses(place / f"{key}.safetensors")
+        of = record.cell
+        sheet = _sheet(sheet_path(folder, of.model, of.method, of.seed, key))
+        losses = _losses(Cache.of(folder, "synthesis").path(key))
         if sheet or losses:
             return Synthesis(key, sheet, losses)
     return None

@@ -129,8 +129,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 def _run(run: SearchRun, console: Console, quiet: bool) -> int:
     """Measure the samples, a line for each unless told to be quiet; returns how many failed."""
-    from harness.cli.run_files import told_to_others
-    from harness.cli.snapshot import Snapshot
+    from harness.cli.run_files import Snapshot, told_to_others
     from harness.cli.view import times
 
     start, done, failed = time.monotonic(), 0, 0

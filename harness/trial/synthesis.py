@@ -13,7 +13,7 @@ from harness.inputs.image_sets import decode_pixels, open_images
 from harness.inputs.seeds import generator
 from harness.inputs.weights import image_space
 from harness.plan.jobs import RunSettings, SynthesisJob
-from harness.record.cache import Cache
+from harness.record.cache import Cache, sheet_path
 from harness.record.files import write_atomically
 from harness.trial.contact_sheet import contact_sheet
 from harness.trial.meter import metered
@@ -45,7 +45,8 @@ def run_synthesis(job: SynthesisJob, settings: RunSettings, report: StageReport)
     stage = msgspec.structs.asdict(meter.stage())
     cache.store(job.key, tensors, {"of": of, "losses": images.losses, "stage": stage, "run": settings.run})
     title = f"{job.label()}: {', '.join(f'{name}={value}' for name, value in settings_used.items())}"
-    write_atomically(cache.path(job.key).with_suffix(".png"), contact_sheet(job.subject.entry, tensors, title))
+    sheet = sheet_path(settings.results, job.subject.entry.name, job.method, job.seed, job.key)
+    write_atomically(sheet, contact_sheet(job.subject.entry, tensors, title))
 
 
 def _synthesized(job: SynthesisJob, settings: RunSettings, report: Callable[[int, int], None]) -> SyntheticImages:

@@ -105,7 +105,8 @@ IMAGENET = ["--models", "test_vit.r160_in1k", "--methods", "noise", "--backends"
 
 def test_a_weights_folder_without_the_file(tmp_path: Path) -> None:
     done = run_bench(tmp_path / "results", *IMAGENET, "--weights", str(tmp_path), "--limit", "2")
-    assert_refused(done, tmp_path / "results", "test_vit.r160_in1k.safetensors", "test_vit.r160_in1k.pth")
+    assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 4)
+    assert "holds neither test_vit.r160_in1k.safetensors nor test_vit.r160_in1k.pth." in done.err
 
 
 def test_weights_of_another_architecture_and_damaged_ones(tmp_path: Path) -> None:
@@ -148,7 +149,11 @@ def test_no_network_for_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
     done = run_bench(tmp_path / "results", *IMAGENET, "--limit", "2")
-    assert_refused(done, tmp_path / "results", "--weights DIR", "DFQ_WEIGHTS")
+    assert (done.code, done.out, (tmp_path / "results").exists()) == (2, "", False)
+    sentence, *ways = done.err.splitlines()
+    assert "The hub gives no weights for test_vit.r160_in1k (ConnectionError)." in sentence
+    wanted = ("timm's hub", "--weights DIR or DFQ_WEIGHTS=DIR, with DIR/test_vit.r160_in1k.safetensors", "random")
+    assert all(word in way for word, way in zip(wanted, ways, strict=True))
 
 
 def test_too_much_for_ray_is_found_before_ray_starts(tmp_path: Path) -> None:

@@ -14,8 +14,7 @@ from rich.console import Console
 
 from harness import status
 from harness.cli import run_files
-from harness.cli.run_files import RunFile, find_runs, told_to_others
-from harness.cli.snapshot import Row, Snapshot
+from harness.cli.run_files import Row, RunFile, Snapshot, find_runs, told_to_others
 from harness.execute.claims import this_process
 from harness.plan.jobs import RunSettings
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from harness_kit import run_bench, run_here
+from harness_kit import run_bench, run_here, synthesis_files
 from PIL import Image
 
 from harness import ablation
@@ -71,14 +71,14 @@ def test_a_run_ends_by_saying_where_things_are_and_whose_images_are_which(tmp_pa
         lines = done.out.splitlines()
         assert f"Records: {tmp_path / 'records'}" in lines
         assert f"Page: python -m harness.leaderboard {tmp_path} --format html --out {tmp_path}" in lines
-        sheets = [
-            line.removeprefix(f"Images of vit_digits noise seed {seed}: ") for seed, line in enumerate(lines[-2:])
-        ]
-        assert sorted(map(Path, sheets)) == sorted(tmp_path.rglob("*.png"))
+        assert lines[-1] == f"Images: {tmp_path / 'images'} (a sheet per synthesis, 2 of this table)"
+        sheets = sorted((tmp_path / "images").iterdir())
         for seed, sheet in enumerate(sheets):
+            assert re.fullmatch(rf"vit_digits-noise-seed{seed}-[0-9a-f]{{12}}\.png", sheet.name)
             with Image.open(sheet) as picture:
                 assert picture.info["Title"] == f"vit_digits noise seed {seed}: images=32"
-            entry = Cache.of(tmp_path, "synthesis").load(Path(sheet).stem)
+            [key] = [path.stem for path in synthesis_files(tmp_path) if sheet.stem.endswith(path.stem[:12])]
+            entry = Cache.of(tmp_path, "synthesis").load(key)
             assert entry is not None
             assert entry.about["of"] == {
                 "model": "vit_digits",

@@ -10,7 +10,7 @@ from rich.console import Console
 from test_jobs import jobs
 
 from harness.cli.run import ProgressView
-from harness.cli.snapshot import Row, Snapshot
+from harness.cli.run_files import Row, Snapshot
 from harness.cli.view import RunTable, duration, middle_out
 from harness.cli.watch import Watch
 from harness.execute.forecast import Expected, Forecast, makespan

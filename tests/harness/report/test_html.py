@@ -23,7 +23,7 @@ from harness_kit import PROVENANCE, correct, make_fields, make_record, put, run_
 from PIL import Image
 
 from harness.inputs.zoo import PARAMETERS
-from harness.record.cache import Cache
+from harness.record.cache import Cache, sheet_path
 from harness.record.studies import Study
 from harness.report.formats.html import HtmlFormat
 from harness.report.formats.plots import BOTTOM, HEIGHT, TOP, Point, Series, by_cost, curve
@@ -52,10 +52,13 @@ def results(folder: Path) -> str:
             record["config"] = {"method": {HOSTILE: HOSTILE}, "backend": {}}
             record["provenance"] = {**PROVENANCE, "command": f"python -m harness.bench {HOSTILE}"}
             put(folder, {**record, "quantized_ops": [{"operation": HOSTILE, "quantizer": "uniform", "bits": 4}]})
-    sheet = make_record("", model="deit_t", method="alpha").synthesis_key()
-    cache = Cache.of(folder, "synthesis")
-    cache.store(sheet, {"images": torch.zeros(1)}, {"losses": {"total": [3.0, 2.0, 1.0], "short": [1.0]}})
-    Image.new("RGB", (2000, 100), "red").save(cache.path(sheet).with_suffix(".png"))
+    key = make_record("", model="deit_t", method="alpha").synthesis_key()
+    Cache.of(folder, "synthesis").store(
+        key, {"images": torch.zeros(1)}, {"losses": {"total": [3.0, 2.0, 1.0], "short": [1.0]}}
+    )
+    sheet = sheet_path(folder, "deit_t", "alpha", 0, key)
+    sheet.parent.mkdir()
+    Image.new("RGB", (2000, 100), "red").save(sheet)
     return str(folder)
 
 
@@ -189,7 +192,7 @@ def test_a_damaged_cache_shows_nothing(tmp_path: Path) -> None:
     path = Cache.of(tmp_path, "synthesis").path(record.synthesis_key())
     assert find_synthesis(record, [tmp_path]) is not None
     path.write_bytes(b"x" * 20)
-    path.with_suffix(".png").write_bytes(b"x")
+    sheet_path(tmp_path, "deit_t", "alpha", 0, record.synthesis_key()).write_bytes(b"x")
     assert find_synthesis(record, [tmp_path]) is None
 
 

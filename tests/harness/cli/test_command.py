@@ -12,7 +12,7 @@ from typing import NoReturn
 import pytest
 from harness_kit import python
 
-from harness.cli.ending import ended
+from harness.cli.command import ended
 from methods.errors import UsageError
 
 
@@ -44,6 +44,14 @@ def test_errors_are_sentences(
 ) -> None:
     assert ended(raising(error)) == code
     assert capsys.readouterr().err == sentence + "\n"
+
+
+def test_the_notes_of_an_error_stand_below_it_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    error = UsageError("No weights.")
+    error.add_note("one way")
+    error.add_note("another\nway")
+    assert ended(raising(error)) == 2
+    assert capsys.readouterr().err == "No weights.\n  one way\n  another\\nway\n"
 
 
 def test_an_endless_sentence_is_shortened(capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +96,7 @@ def test_streams_that_cannot_hold_a_sign_take_it_in_ascii(monkeypatch: pytest.Mo
 def test_a_reader_that_closes_the_pipe_ends_the_command_quietly() -> None:
     script = """
 import os, sys
-from harness.cli.ending import ended
+from harness.cli.command import ended
 read, write = os.pipe()
 os.close(read)
 os.dup2(write, 1)
