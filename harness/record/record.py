@@ -260,6 +260,9 @@ class Finished(Record, frozen=True, kw_only=True, tag="ok", omit_defaults=True):
     layer_bits: LayerBits | None = None
     # Exported files, by format; absent where none was made.
     deployed: dict[str, Deployed] | None = None
+    # How many images were left out, by the reason: they cannot be read (--skip-bad-images), or have no label; absent
+    # when none was.
+    left_out: dict[str, Count] | None = None
     # Nothing went wrong.
     error: None
 

@@ -26,10 +26,17 @@ def notes(lines: list[Measurement], metric: Metric, marks: set[str]) -> list[str
         found.append(f"{UNTESTED} not tested: no seed, or no per-image correctness, in common with the leader.")
     if SEVERAL_LIBRARIES in marks:
         found.append(f"{SEVERAL_LIBRARIES} averages over several sets of library versions.")
-    found += _torn(lines)
+    found += _left_out(lines) + _torn(lines)
     if any(line.meaningless for line in lines):
         found.append("Random weights: these figures say nothing about accuracy.")
     return found
+
+
+def _left_out(lines: list[Measurement]) -> list[str]:
+    """Say how many images were left out of the set and why; nothing where none was."""
+    counts = next((line.record.left_out for line in lines if line.record.left_out), {})
+    reasons = "; ".join(f"{reason}: {count}" for reason, count in sorted(counts.items()))
+    return [f"Images of {lines[0].data} left out: {sum(counts.values())} ({reasons})."] if counts else []
 
 
 def details(lines: list[Measurement], metric: Metric) -> list[str]:

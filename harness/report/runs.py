@@ -124,6 +124,7 @@ def facts(line: Measurement) -> list[tuple[str, str]]:
     record = line.record
     found = [
         ("evaluated on", f"{line.data}, {line.n} images, {line.data_sha256}"),
+        ("images left out", ", ".join(f"{n}: {why}" for why, n in sorted((record.left_out or {}).items()))),
         *(
             (part, _settings(values))
             for part, values in (("method", record.config.method), ("backend", record.config.backend))

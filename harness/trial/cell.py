@@ -49,7 +49,8 @@ def run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
         logits = logits_of(quantized, job.data, entry, device, partial(report, "evaluate"))
     require_finite(logits, lambda: quantized, job.data, entry)
     reference = reference_logits(job.subject, job.data, job.reference, settings, partial(report, "fp32"))
-    found, correct = _compared(entry, logits, reference, open_images(job.data).labels)
+    shown = open_images(job.data)
+    found, correct = _compared(entry, logits, reference, shown.labels)
     made, cached = synthesis.about["stage"], synthesis.about.get("run") != settings.run
     foreign = isinstance(quantized, OnnxModel)
     record = Finished(
@@ -67,6 +68,7 @@ def run_cell(job: CellJob, settings: RunSettings, report: StageReport) -> None:
         error=None,
         costs=None if foreign else Costs(**asdict(costs(model, quantized, images[:1].to(device)))),
         layer_bits=recorded_bits(job.cell.bits, model) if job.cell.bits.layers else None,
+        left_out=dict(shown.left_out) or None,
     )
     write_record(settings.results, record)
 

@@ -251,8 +251,10 @@ def test_a_folder_of_images_is_measured_with_its_labels(tmp_path: Path) -> None:
     assert record["metrics"]["top1"] == record["metrics"]["fp32_top1"] == pytest.approx(20.0 * sum(hits))
     (folder / "2.jpg").write_bytes(b"broken")
     assert run_bench(tmp_path / "results", *words).code == 2
-    assert run_bench(tmp_path / "results", *words, "--skip-bad-images").code == 0
-    assert sorted(record["metrics"]["n"] for record in records_of(tmp_path / "results").values()) == [4, 5]
+    done = run_bench(tmp_path / "results", *words, "--skip-bad-images")
+    assert "Images of mine left out: 1 (no image: 1)." in " ".join(done.out.split())
+    found = {record["metrics"]["n"]: record.get("left_out") for record in records_of(tmp_path / "results").values()}
+    assert found == {5: None, 4: {"no image": 1}}
 
 
 def test_swin_runs_through_the_blockwise_backend(tmp_path: Path) -> None:
