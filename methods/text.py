@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
 
 def printable(text: str) -> str:
     """Return a text with every sign that cannot be seen, or that turns what follows about, written as an escape.
@@ -17,3 +22,8 @@ def printable(text: str) -> str:
 def shortened(text: str, most: int = 80) -> str:
     """Return a text whose middle is left out where it is too long for a sentence."""
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 4 :]} ({len(text)} characters)"
+
+
+def file_stem(name: str) -> str:
+    """Return a file's name for a name that may hold anything: itself where it is plain, else a checksum."""
+    return name if _PLAIN.fullmatch(name) else hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:16]

@@ -9,14 +9,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.record.cache import Cache, sheet_path
 from harness.record.record import Record
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 _WIDEST = 900
-_LARGEST = 60_000
-_TYPES = {".webp": "webp", ".jpg": "jpeg", ".png": "png"}
+LARGEST = 60_000
+PREFIX = "images_"
+# Per weighted term of a loss its value at every step.
+Losses: TypeAlias = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
@@ -25,40 +30,56 @@ class Synthesis:
 
     key: str
     sheet: str | None
-    losses: dict[str, list[float]]
+    losses: Losses
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a committed picture says of one method's images."""
+
+    seed: int
+    settings: str
+    losses: Losses
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A contact sheet committed with a study: `images_METHOD_MODEL.webp` (or .jpg, .png), at most 60 kB."""
+    """Contact sheets of the methods side by side for one model, committed with a study.
 
+    `images_MODEL.webp` of at most 60 kB, and `images_MODEL.json` beside it, which says whose images they are;
+    `--format pictures` makes both.
+    """
+
+    model: str
     source: str
-    text: str
     width: int
     height: int
+    # By method, in the order of the picture.
+    methods: dict[str, Drawn]
 
 
 def pictures(folders: Sequence[Path]) -> list[Picture]:
-    """Return the contact sheets of studies, by name; a file that is too large or no image is passed over."""
-    found = []
-    for folder in folders:
-        for path in sorted(file for file in folder.glob("images_*") if file.suffix in _TYPES):
-            if path.stat().st_size <= _LARGEST and (size := _image_size(path)):
-                data = base64.b64encode(path.read_bytes()).decode()
-                words = path.stem.removeprefix("images_").replace("__", ", ")
-                found.append(Picture(f"data:image/{_TYPES[path.suffix]};base64,{data}", words, *size))
-    return found
+    """Return the pictures of studies, by name; one that is too large, damaged or undescribed is passed over."""
+    paths = [path for folder in folders for path in sorted(folder.glob(f"{PREFIX}*.webp"))]
+    return [found for path in paths if (found := _picture(path)) is not None]
 
 
-def _image_size(path: Path) -> tuple[int, int] | None:
-    """Return width and height; None when it is no image."""
-    from PIL import Image, UnidentifiedImageError
-
+def _picture(path: Path) -> Picture | None:
+    image = opened(path) if path.stat().st_size <= LARGEST else None
     try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        about = json.loads(path.with_suffix(".json").read_text())
+        methods = {str(name): _drawn(values) for name, values in about["methods"].items()}
+        model = str(about["model"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    if image is None:
+        return None
+    return Picture(model, _uri(path.read_bytes(), "webp"), *image.size, methods)
+
+
+def _drawn(values: dict[str, Any]) -> Drawn:
+    losses = {str(name): found for name, found in values["losses"].items() if _numbers(found)}
+    return Drawn(int(values["seed"]), str(values["settings"]), losses)
 
 
 def find_synthesis(record: Record, folders: Sequence[Path]) -> Synthesis | None:
@@ -73,22 +94,40 @@ def find_synthesis(record: Record, folders: Sequence[Path]) -> Synthesis | None:
     return None
 
 
-def _sheet(path: Path) -> str | None:
-    """Return a contact sheet as a JPEG of moderate width; None when it is missing or no image."""
+def find_sheet(record: Record, folders: Sequence[Path]) -> Image.Image | None:
+    """Return the contact sheet of the synthesis a cell was quantized with, None when no cache holds it."""
+    name = f"{record.synthesis_key()}.png"
+    found = (opened(folder / "cache" / "synthesis" / name) for folder in folders)
+    return next((image for image in found if image is not None), None)
+
+
+def opened(path: Path) -> Image.Image | None:
+    """Return an image in RGB; None when the file is missing or no image."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
-            small = image.convert("RGB")
+            return image.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        return None
+
+
+def _sheet(path: Path) -> str | None:
+    """Return a contact sheet as a JPEG of moderate width; None when it is missing or no image."""
+    small = opened(path)
+    if small is None:
         return None
     small.thumbnail((_WIDEST, 4 * _WIDEST))
     stream = io.BytesIO()
     small.save(stream, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+    return _uri(stream.getvalue(), "jpeg")
 
 
-def _losses(path: Path) -> dict[str, list[float]]:
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _losses(path: Path) -> Losses:
     """Return the losses a cache entry's header tells; none when it is missing or damaged."""
     from safetensors import SafetensorError, safe_open
 

@@ -12,23 +12,23 @@ from harness.report.layout import natural
 from harness.report.runs import Run
 
 _FEWEST = 3
+# How far two points of one width stand apart, so that neither hides the other.
+_ASIDE = 0.07
 
 
 def headline(found: Sequence[Answer]) -> Plot:
     """Plot the share of FP32 accuracy kept against bits: the best without data, the best with real images."""
     names = [answer.bits for answer in found]
-    free = Series("without data", [_share(place, answer.best) for place, answer in enumerate(found)])
-    real = Series(
-        "with real images",
-        [_share(place, answer.real.other) for place, answer in enumerate(found) if answer.real],
-    )
-    series = [each for each in (free, real) if each.points]
+    free = [_share(place - _ASIDE, answer.best) for place, answer in enumerate(found)]
+    real = [_share(place + _ASIDE, answer.real.other) for place, answer in enumerate(found) if answer.real]
+    named = (("without data", free), ("with real images", real))
+    series = [Series(name, points) for name, points in named if points]
     return by_category(
         "Share of FP32 accuracy kept, %", "bits of weights and activations", names, series, [(100, "FP32")]
     )
 
 
-def _share(place: int, run: Run) -> Point:
+def _share(place: float, run: Run) -> Point:
     share, whole = run.mean("retention") or 0.0, run.first.fp32_top1 or 100.0
     error = None if run.error is None else 100 * run.error / whole
     return Point(place, share, f"{run.first.bits}: {run.name}, {share:.1f} % kept ({_figure(run)})", error)

@@ -133,7 +133,7 @@ class Page:
 
     @cached_property
     def pictures(self) -> list[Picture]:
-        """The contact sheets committed with studies."""
+        """The pictures committed with studies."""
         return pictures(self.report.folders)
 
     @cached_property
@@ -166,10 +166,10 @@ class Page:
             columns=_COLUMNS,
             rows=payload.deflated(payload.rows(self.runs)),
             records=payload.deflated(payload.records(self.runs)),
-            **{"site": False, "methods": []} | more,
+            **{"models": [], "methods": []} | more,
         )
 
-    def rendered(self, template: str, script: str, **values: Any) -> str:
+    def rendered(self, template: str, script: str = "", **values: Any) -> str:
         """Return a template's page, allowed to run this script alone."""
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         style = (_TEMPLATES / "page.css").read_text()
