@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,19 @@ class SyntheticImages:
     extras: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Snapshots(Protocol):
+    """Where the state of a long synthesis is kept, so that one that is killed goes on."""
+
+    def due(self) -> bool:
+        """Whether it is time to keep the state."""
+
+    def store(self, state: dict[str, Tensor]) -> None:
+        """Keep a state in place of the last one."""
+
+    def load(self) -> dict[str, Tensor] | None:
+        """Return the last state, on the CPU; None where there is none."""
+
+
 @dataclass(frozen=True)
 class SynthesisContext:
     """What a method may use beside the model.
@@ -81,7 +94,7 @@ class SynthesisContext:
     generator: a CPU generator, the only source of randomness, so that images do not depend on the
     device's own random streams; real_images: draws n normalized real images, given only where
     `needs_real_images` says so; micro_batch: most views pushed through the model at once, which bounds
-    memory and not the result.
+    memory and not the result; snapshots: given only to methods that are `resumable`.
     """
 
     space: ImageSpace
@@ -91,6 +104,7 @@ class SynthesisContext:
     report: Report = silent
     real_images: Callable[[int], Tensor] | None = None
     micro_batch: int = 1 << 20
+    snapshots: Snapshots | None = None
 
 
 @dataclass(frozen=True)
@@ -114,10 +128,13 @@ class Method(ABC):
     ablation_setting: ClassVar[str] = ""
     inferred: ClassVar[str] = ""
     needs_classes: ClassVar[bool] = True
+    resumable: ClassVar[bool] = False
     space: ClassVar[dict[str, dict[str, Any]]] = {}
     """Declarative search space: setting -> {"min", "max", "scaling"} or {"choices"}; `ablation`: the paper's rows,
     measured by it in `ablation_setting` (bits and model); `inferred`: in a few words what the paper leaves untold
-    and was chosen here, empty where nothing is; `needs_classes`: whether images are aimed at the model's classes."""
+    and was chosen here, empty where nothing is; `needs_classes`: whether images are aimed at the model's classes;
+    `resumable`: whether all that changes from step to step is the shared loop's, the generator's or in the objective's
+    `state` (`methods.optimisation.snapshots`), so that a killed synthesis can go on."""
 
     def default_config(self, model: str) -> Any:
         """Return the default config for a model's name; per-model tables override this."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from methods.contracts import Method, SynthesisContext, SyntheticImages
 from methods.optimisation.loop import optimize_images
+from methods.optimisation.snapshots import Resumption
 from spdfq.ablation import ROWS
 from spdfq.apa import check_movable, deep_sites
 from spdfq.config import SPDFQConfig
@@ -30,6 +31,7 @@ class SPDFQ(Method):
     version = 2
     paper = "SPDFQ / SARDFQ (arXiv 2412.16553; ICCV 2025)"
     config_class = SPDFQConfig
+    resumable = True
     inferred = (
         "laws of priors, regions, soft labels; alpha1; rate, schedule, jitter; start, which the paper has otherwise"
     )
@@ -69,7 +71,12 @@ class SPDFQ(Method):
         objective = Objective(model, config, context)
         start = STARTS[config.start](config.images, context.space, context.generator)
         images, losses = optimize_images(
-            start.to(context.device), objective, config.loop(), context.space, context.report
+            start.to(context.device),
+            objective,
+            config.loop(),
+            context.space,
+            context.report,
+            resumption=Resumption.of(context),
         )
         regions = torch.tensor([[r.image, r.top, r.left, r.side] for r in objective.regions], dtype=torch.int64)
         labels = torch.tensor([chosen[0] for chosen in objective.relevant])

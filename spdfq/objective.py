@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import astuple
 from typing import NamedTuple
 
 import torch
@@ -70,6 +71,17 @@ class Objective:
         )
         shape = torch.empty((config.images, *context.space.shape), device="meta")
         self.variation_target = config.tv_scale * variation_target(shape, context.generator)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what steps change: the weight of APA, and the regions [k, 4] where they are redrawn."""
+        alpha1 = torch.tensor(self.alpha1, dtype=torch.float64)
+        rows = torch.tensor([astuple(region) for region in self.regions], dtype=torch.int64)
+        return {"alpha1": alpha1, "regions": rows.reshape(-1, 4)}
+
+    def resume(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+        self.alpha1 = float(state["alpha1"])
+        self.regions = [Region(*row) for row in state["regions"].tolist()]
 
     def reached(self, images: Tensor) -> dict[str, Tensor]:
         """Return, to look at, the first head's map of the last site: its prior and the attention reached.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,48 @@ if TYPE_CHECKING:
 
 
 _MOST_VIEWS = {"cpu": 32, "cuda": 128}
+_SNAPSHOT_SECONDS = 120.0
+"""Between two snapshots: what a kill costs at most, beside a step. Writing one takes milliseconds."""
+
+
+@dataclass
+class StoredSnapshots:
+    """A synthesis' last state in the cache, `methods.contracts.Snapshots`.
+
+    Other micro-batches round otherwise, so a state is gone on from with those it was reached with alone.
+    """
+
+    cache: Cache
+    key: str
+    micro_batch: int = 0
+    spent: float = 0.0
+    """Seconds that went into the state, in processes that were killed."""
+    last: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=time.monotonic)
+
+    def due(self) -> bool:
+        """Whether the last state is older than two minutes."""
+        return time.monotonic() - self.last >= _SNAPSHOT_SECONDS
+
+    def store(self, state: dict[str, Tensor]) -> None:
+        """Write a state with the seconds it took."""
+        self.last = time.monotonic()
+        self.cache.store(self.key, state, {"micro_batch": self.micro_batch, "seconds": self._seconds()})
+
+    def load(self) -> dict[str, Tensor] | None:
+        """Return the last state; None where there is none, or one of other micro-batches."""
+        entry = self.cache.load(self.key)
+        if entry is None or entry.about["micro_batch"] != self.micro_batch:
+            return None
+        self.spent = entry.about["seconds"]
+        return entry.tensors
+
+    def _seconds(self) -> float:
+        return self.spent + self.last - self.begun
+
+    def remove(self) -> None:
+        """Remove the state, whose synthesis is done."""
+        self.cache.path(self.key).unlink(missing_ok=True)
 
 
 def run_synthesis(job: SynthesisJob, settings: RunSettings, report: StageReport) -> None:
@@ -35,8 +78,10 @@ def run_synthesis(job: SynthesisJob, settings: RunSettings, report: StageReport)
     if cache.load(job.key) is not None:
         return
     report("synthesize", 0, 1)
+    snapshots = StoredSnapshots(Cache.of(settings.results, "snapshot"), job.key)
     with metered(device_of(settings)) as meter:
-        images = _synthesized(job, settings, partial(report, "synthesize"))
+        images = _synthesized(job, settings, partial(report, "synthesize"), snapshots)
+    meter.seconds += snapshots.spent
     tensors = {"images": images.images, **images.extras}
     if images.targets is not None:
         tensors["targets"] = images.targets
@@ -47,9 +92,12 @@ def run_synthesis(job: SynthesisJob, settings: RunSettings, report: StageReport)
     title = f"{job.label()}: {', '.join(f'{name}={value}' for name, value in settings_used.items())}"
     sheet = sheet_path(settings.results, job.subject.entry.name, job.method, job.seed, job.key)
     write_atomically(sheet, contact_sheet(job.subject.entry, tensors, title))
+    snapshots.remove()
 
 
-def _synthesized(job: SynthesisJob, settings: RunSettings, report: Callable[[int, int], None]) -> SyntheticImages:
+def _synthesized(
+    job: SynthesisJob, settings: RunSettings, report: Callable[[int, int], None], snapshots: StoredSnapshots
+) -> SyntheticImages:
     context = SynthesisContext(
         space=image_space(job.subject.entry),
         classes=job.subject.entry.classes,
@@ -58,18 +106,31 @@ def _synthesized(job: SynthesisJob, settings: RunSettings, report: Callable[[int
         report=report,
         real_images=partial(_real_images, job) if job.calibration else None,
     )
-    return synthesized(METHODS.get(job.method), job.config, model_of(job.subject, settings), context)
+    method = METHODS.get(job.method)
+    return synthesized(method, job.config, model_of(job.subject, settings), context, snapshots)
 
 
-def synthesized(method: Method, config: Any, model: nn.Module, context: SynthesisContext) -> SyntheticImages:
-    """Call a method on a frozen model; when memory runs out, again with smaller micro-batches."""
+def synthesized(
+    method: Method,
+    config: Any,
+    model: nn.Module,
+    context: SynthesisContext,
+    snapshots: StoredSnapshots | None = None,
+) -> SyntheticImages:
+    """Call a method on a frozen model; when memory runs out, again with smaller micro-batches.
+
+    A method that can go on from a snapshot is given them.
+    """
     from accelerate.utils import find_executable_batch_size
 
     begin = context.generator.get_state()
 
     def attempt(micro_batch: int) -> SyntheticImages:
         context.generator.set_state(begin)
-        return method.synthesize(model, config, replace(context, micro_batch=micro_batch))
+        if snapshots is None or not method.resumable:
+            return method.synthesize(model, config, replace(context, micro_batch=micro_batch))
+        snapshots.micro_batch = micro_batch
+        return method.synthesize(model, config, replace(context, micro_batch=micro_batch, snapshots=snapshots))
 
     most = _MOST_VIEWS[context.device.type]
     images: SyntheticImages = find_executable_batch_size(attempt, starting_batch_size=most)()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from methods.contracts import ImageSpace, Report, SynthesisContext, SyntheticImages
 from methods.errors import UsageError, unknown_name
+from methods.optimisation.snapshots import Progress, Resumption
 from methods.optimisation.spectrum import smoothed
 from methods.optimisation.views import Jitter
 
@@ -88,37 +89,48 @@ def optimize_images(
     space: ImageSpace,
     report: Report,
     jitter: Jitter | None = None,
+    resumption: Resumption | None = None,
 ) -> tuple[Tensor, dict[str, list[float]]]:
     """Minimise the objective over images [n, C, H, W] and return (images, loss history per term).
 
-    Raises DivergenceError when a term or the images stop being finite, or when the sum of the terms exceeds 100
-    times that of the first step (or 100, where that is less than 1).
+    With a `resumption` its last state is gone on from. Raises DivergenceError when a term or the images stop being
+    finite, or when the sum of the terms exceeds 100 times that of the first step (or 100, where that is less than 1).
     """
     images = start.detach().clone().requires_grad_(True)
-    low, high = space.bounds(images.device)
-    optimizer = _optimizer(images, settings)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, settings.rate)
-    history: dict[str, list[float]] = {}
-    first = 0.0
-    for step in range(settings.iterations):
-        optimizer.zero_grad(set_to_none=False)
-        shown = jitter.show(images, settings.round_of(step)) if jitter else images
-        values = _backward(objective(shown, step), images.device.type, settings.precision)
-        first = first if step else sum(values.values())
-        _check(values, step, first)
-        for name, value in values.items():
-            history.setdefault(name, []).append(value)
-        if settings.smoothing > 0:
-            assert images.grad is not None
-            images.grad.copy_(smoothed(images.grad, settings.smoothing))
-        optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            images.copy_(torch.minimum(torch.maximum(images, low), high))
-        report(step + 1, settings.iterations)
+    now = Progress(images, _optimizer(images, settings), objective, {})
+    if resumption:
+        resumption.restore(now)
+    while now.step < settings.iterations:
+        _advance(now, objective, settings, space, jitter)
+        if resumption:
+            resumption.save(now)
+        report(now.step, settings.iterations)
     if not torch.isfinite(images).all():
         raise DivergenceError("Synthesis diverged: the images hold values that are not finite.")
-    return images.detach(), history
+    return images.detach(), now.history
+
+
+def _advance(
+    now: Progress, objective: Objective, settings: LoopSettings, space: ImageSpace, jitter: Jitter | None
+) -> None:
+    """Make one step: gradient of the images as shown, Adam at the schedule's rate, back into the box."""
+    images, step = now.images, now.step
+    now.optimizer.zero_grad(set_to_none=False)
+    shown = jitter.show(images, settings.round_of(step)) if jitter else images
+    values = _backward(objective(shown, step), images.device.type, settings.precision)
+    now.first = now.first if step else sum(values.values())
+    _check(values, step, now.first)
+    for name, value in values.items():
+        now.history.setdefault(name, []).append(value)
+    if settings.smoothing > 0:
+        assert images.grad is not None
+        images.grad.copy_(smoothed(images.grad, settings.smoothing))
+    now.optimizer.param_groups[0]["lr"] = settings.learning_rate * settings.rate(step)
+    now.optimizer.step()
+    low, high = space.bounds(images.device)
+    with torch.no_grad():
+        images.copy_(torch.minimum(torch.maximum(images, low), high))
+    now.step += 1
 
 
 def _optimizer(images: Tensor, settings: LoopSettings) -> torch.optim.Optimizer:
@@ -139,7 +151,8 @@ def from_noise(
 ) -> SyntheticImages:
     """Optimise `count` images from standard normal noise; `targets` [count, classes] go with them and give labels."""
     start = torch.randn((count, *context.space.shape), generator=context.generator).to(context.device)
-    images, losses = optimize_images(start, objective, settings, context.space, context.report, jitter)
+    going_on = Resumption.of(context)
+    images, losses = optimize_images(start, objective, settings, context.space, context.report, jitter, going_on)
     if targets is None:
         return SyntheticImages(images.cpu(), losses=losses)
     targets = targets.cpu()

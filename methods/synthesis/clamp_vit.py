@@ -78,6 +78,7 @@ class ClampViT(Method):
     version = 1
     paper = "CLAMP-ViT (ECCV 2024)"
     config_class = ClampViTConfig
+    resumable = True
     inferred = (
         "everything but the idea: neighbourhood, positives, temperature, weights, optimizer; no turns with search"
     )

@@ -102,6 +102,7 @@ class DMI(Method):
     version = 1
     paper = "dense inversion of SMI (ICML 2024)"
     config_class: ClassVar[type] = DMIConfig
+    resumable = True
     inferred = "rolls for other sizes than 224 px; clamping"
     space: ClassVar = {
         "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},

@@ -122,6 +122,7 @@ class FDD(Method):
     version = 2
     paper = "FDD-DFQ-ViT (PRCV 2023)"
     config_class = FDDConfig
+    resumable = True
     inferred = "edges of the rings; radii and jitter for other sizes than 224 px"
     space: ClassVar = {
         "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},

@@ -78,6 +78,7 @@ class MaskAQ(MimiQ):
     version = 2
     paper = "MaskAQ (ICML 2026)"
     config_class = MaskAQConfig
+    resumable = False  # the student's ranges
     inferred = f"{MimiQ.inferred}; student and its refreshing; choice of rows; mean over queries in Swin"
     space: ClassVar = MimiQ.space | {"align_weight": {"min": 0.001, "max": 10.0, "scaling": "log"}}
 

@@ -29,6 +29,7 @@ from methods.models.architecture import patch_sites
 from methods.models.attention import Operands, attention_operands
 from methods.optimisation.loop import LoopSettings, optimize_images
 from methods.optimisation.losses import soft_cross_entropy, total_variation
+from methods.optimisation.snapshots import Resumption
 from methods.optimisation.views import Look
 from methods.synthesis.mimiq_heads import head_dissimilarity
 
@@ -79,6 +80,7 @@ class MimiQ(Method):
     version = 1
     paper = "MimiQ (AAAI 2025)"
     config_class: ClassVar[type] = MimiQConfig
+    resumable = True
     inferred = "32 images; granularity of roll and colour; norm and place of the variation; Swin's maps without bias"
     space: ClassVar = {
         "learning_rate": {"min": 0.01, "max": 0.5, "scaling": "log"},
@@ -103,7 +105,9 @@ class MimiQ(Method):
         """Draw classes and noise, then optimise the pixels; refuses models without two heads in any layer."""
         objective = MimiQObjective(model, config, context)
         start = torch.randn((config.images, *context.space.shape), generator=context.generator).to(context.device)
-        images, losses = optimize_images(start, objective, config.loop(), context.space, context.report)
+        images, losses = optimize_images(
+            start, objective, config.loop(), context.space, context.report, resumption=Resumption.of(context)
+        )
         targets = objective.targets.cpu()
         return SyntheticImages(images.cpu(), targets, losses, {"labels": targets.argmax(dim=1)})
 

@@ -75,6 +75,7 @@ class PSAQViT(Method):
     version = 2
     paper = "PSAQ-ViT (ECCV 2022)"
     config_class = PSAQViTConfig
+    resumable = True
     inferred = "jitter and variation target for other sizes than 224 px; several prefix tokens"
     space: ClassVar = {
         "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},

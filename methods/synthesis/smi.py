@@ -73,6 +73,14 @@ class _SparseLoss(InversionLoss):
         self.kept = torch.arange(rows * columns, device=context.device).expand(config.images, -1)
         self.points, self.attention = set(config.points()), list[Tensor]()
 
+    def state(self) -> dict[str, Tensor]:
+        """Return the patches that are left, [n, k]."""
+        return {"kept": self.kept}
+
+    def resume(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state` returned."""
+        self.kept = state["kept"].to(self.kept.device)
+
     def view(self, step: int) -> View:
         """Show the images as they are around a point."""
         return View() if {step, step + 1} & self.points else super().view(step)
