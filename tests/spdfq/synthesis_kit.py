@@ -49,14 +49,14 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     seen: dict[str, Any] = {"regions": []}
     original = loop.optimize_images
 
-    def spy(start: Tensor, objective: Any, *rest: Any) -> Any:
+    def spy(start: Tensor, objective: Any, *rest: Any, **options: Any) -> Any:
         seen["start"], seen["objective"] = start.clone(), objective
 
         def watched(images: Tensor, step: int) -> Iterator[dict[str, Tensor]]:
             yield from objective(images, step)
             seen["regions"].append(list(objective.regions))
 
-        return original(start, watched, *rest)
+        return original(start, watched, *rest, **options)
 
     monkeypatch.setattr("spdfq.method.optimize_images", spy)
     return seen

@@ -47,7 +47,7 @@ def test_killed_synthesis_goes_on_from_its_snapshot(tmp_path: Path, monkeypatch:
     run_synthesis(JOB, whole, lambda *_: None)
     monkeypatch.setattr(synthesis, "_SNAPSHOT_SECONDS", 0.0)
 
-    def killed(_stage: str, done: int, _total: int) -> None:
+    def killed(stage: str, done: int, total: int, seen: str = "") -> None:
         if done == 4:
             raise Killed
 
@@ -58,7 +58,7 @@ def test_killed_synthesis_goes_on_from_its_snapshot(tmp_path: Path, monkeypatch:
     assert kept is not None and int(kept.tensors["step"]) == 4
     snapshots.store("k", kept.tensors, kept.about | {"seconds": 1000.0})
     steps: list[int] = []
-    run_synthesis(JOB, cut, lambda _stage, done, _total: steps.append(done))
+    run_synthesis(JOB, cut, lambda stage, done, total, seen="": steps.append(done))
     assert steps == [0, 5, 6]
     assert torch.equal(made(cut.results), made(whole.results))
     assert "k" not in snapshots
@@ -71,7 +71,7 @@ def test_damaged_snapshot_and_one_of_other_micro_batches_are_not_gone_on_from(tm
     snapshots = Cache.of(tmp_path, "snapshot")
     snapshots.store("k", {"images": torch.zeros(2, 1, 28, 28)}, {"micro_batch": 1, "seconds": 5.0})
     steps: list[int] = []
-    run_synthesis(JOB, settings, lambda _stage, done, _total: steps.append(done))
+    run_synthesis(JOB, settings, lambda stage, done, total, seen="": steps.append(done))
     assert steps == [0, 1, 2, 3, 4, 5, 6]
     first = made(tmp_path)
     Cache.of(tmp_path, "synthesis").path("k").unlink()
