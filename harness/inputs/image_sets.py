@@ -1,36 +1,28 @@
-"""Image sets: the embedded digits, images on disk, and a procedural set without labels.
+"""Which images a run measures on: the embedded digits, procedural images, or images on disk, opened in any process.
 
-An image set knows its name, its size, its labels and a sha256 of what it lists (relative paths, file sizes
-and labels, or pixels for sets without files); pixels come out as uint8, cut by the model's eval transform.
+Their pixels come in batches, decoded ahead of the model, at a memory that does not grow with their number.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from harness.inputs.dead_leaves import dead_leaves
 from harness.inputs.digits import digits_split
-from harness.inputs.images.decoding import damaged, decode
+from harness.inputs.images.decoding import damaged
 from harness.inputs.images.labels import WORDNET, Classes, Label
 from harness.inputs.images.layouts import Found, find_images
-from harness.inputs.images.stores import Store
+from harness.inputs.images.sets import ArrayImages, ImageSet, StoredImages, dead_leaves
 from harness.inputs.seeds import derived_seed
 from harness.inputs.zoo import IMAGENET, ModelEntry
-from harness.record.cells import ImageIdentity
-from harness.record.files import hash_key
 from methods.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,82 +36,8 @@ _STREAMS = {DEAD_LEAVES: "dead leaves", SEARCH_LEAVES: "dead leaves of searches"
 _BUILT_IN = (DIGITS, DIGITS_TRAIN, *_STREAMS)
 _DEAD_LEAVES_COUNT = 256
 _MOST_DEAD_LEAVES = 10_000
-_MEMORY_LIMIT = 1 << 30
-
-
-class ImageSet(ABC):
-    """Images with labels (or None), in a fixed order."""
-
-    name: str
-    sha256: str
-    labels: Sequence[Label] | None
-    left_out: Mapping[str, int] = MappingProxyType({})
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def pixels(self, index: int, entry: ModelEntry) -> NDArray[np.uint8]:
-        """Return image `index` as the model's eval transform cuts it, uint8 [C, H, W]."""
-
-    def identity(self) -> ImageIdentity:
-        """Return what names this set in a cell."""
-        return {"name": self.name, "n": len(self), "sha256": self.sha256}
-
-
-class ArrayImages(ImageSet):
-    """Images held in memory, uint8 [n, H, W, 3]."""
-
-    def __init__(self, name: str, images: NDArray[np.uint8], labels: Sequence[Label] | None) -> None:
-        self.name, self.images, self.labels = name, images, labels
-        self.sha256 = hash_key([hashlib.sha256(images.tobytes()).hexdigest(), labels])
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def pixels(self, index: int, entry: ModelEntry) -> NDArray[np.uint8]:
-        """Return the image channels first, cut by the eval transform if it is not of the model's size."""
-        from PIL import Image
-
-        image = self.images[index]
-        if image.shape == (entry.size, entry.size, len(entry.mean)):
-            return np.ascontiguousarray(image.transpose(2, 0, 1))
-        pixels: NDArray[np.uint8] = _transform(entry)(Image.fromarray(image))
-        return pixels
-
-
-class StoredImages(ImageSet):
-    """Images on disk with what is right for each; left_out: how many are not among them, by the reason."""
-
-    def __init__(
-        self, name: str, store: Store, files: Sequence[tuple[str, Label]], left_out: dict[str, int] | None = None
-    ) -> None:
-        self.name, self.store, self.files, self.left_out = name, store, list(files), left_out or {}
-        self.labels = [label for _, label in files]
-        self.sha256 = hash_key([[path, store.size(path), label] for path, label in files])
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def pixels(self, index: int, entry: ModelEntry) -> NDArray[np.uint8]:
-        """Decode, resize and crop one image by timm's eval transform with the entry's values."""
-        return decode(partial(self.store.open, self.files[index][0]), _transform(entry))
-
-
-@lru_cache
-def _transform(entry: ModelEntry) -> Any:
-    """Return timm's eval transform of an entry up to uint8 pixels (normalization comes later, in batches)."""
-    from timm.data import create_transform
-
-    cut = create_transform(
-        (len(entry.mean), entry.size, entry.size),
-        is_training=False,
-        use_prefetcher=True,
-        interpolation=entry.interpolation,
-        crop_pct=entry.crop,
-        crop_mode=entry.crop_mode,
-    )
-    return (lambda image: cut(image.convert("L"))) if len(entry.mean) == 1 else cut
+_KEPT_BYTES = 1 << 27  # of pixels; sets of more are decoded anew in each pass
+_AHEAD = 2  # batches decoded while the model is at another
 
 
 @dataclass(frozen=True)
@@ -240,9 +158,22 @@ def load_pixels(source: DataSource, entry: ModelEntry, indices: Sequence[int]) -
     import torch
 
     images = open_images(source)
-    if len(images) * len(entry.mean) * entry.size**2 <= _MEMORY_LIMIT:
+    if _fits(images, entry):
         return _all_pixels(source, entry)[torch.as_tensor(indices)]
     return decode_pixels(images, entry, indices)
+
+
+def pixel_batches(source: DataSource, entry: ModelEntry, size: int) -> Iterator[Tensor]:
+    """Yield the uint8 pixels [size, C, H, W] of a set in its order, the last ones maybe fewer."""
+    images = open_images(source)
+    if _fits(images, entry):
+        yield from _all_pixels(source, entry).split(size)
+    else:
+        yield from _decoded_ahead(images, entry, size)
+
+
+def _fits(images: ImageSet, entry: ModelEntry) -> bool:
+    return len(images) * len(entry.mean) * entry.size**2 <= _KEPT_BYTES
 
 
 @lru_cache(maxsize=2)
@@ -252,9 +183,29 @@ def _all_pixels(source: DataSource, entry: ModelEntry) -> Tensor:
 
 
 def decode_pixels(images: ImageSet, entry: ModelEntry, indices: Sequence[int]) -> Tensor:
-    """Return uint8 pixels [len(indices), C, H, W], decoded on a few threads (Pillow releases the lock)."""
+    """Return uint8 pixels [len(indices), C, H, W], decoded on a few threads."""
     import torch
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        arrays = list(pool.map(lambda index: images.pixels(index, entry), indices))
-    return torch.from_numpy(np.stack(arrays))
+    pixels = torch.empty((len(indices), len(entry.mean), entry.size, entry.size), dtype=torch.uint8)
+    with _decoders() as pool:
+        for place, image in enumerate(pool.map(lambda index: images.pixels(index, entry), indices)):
+            pixels[place] = image
+    return pixels
+
+
+def _decoded_ahead(images: ImageSet, entry: ModelEntry, size: int) -> Iterator[Tensor]:
+    """Yield batches while threads decode the next ones."""
+    import torch
+
+    waiting: deque[list[Future[Tensor]]] = deque()
+    with _decoders() as pool:
+        for start in range(0, len(images) + _AHEAD * size, size):
+            part = range(start, min(start + size, len(images)))
+            waiting.append([pool.submit(images.pixels, index, entry) for index in part])
+            if len(waiting) > _AHEAD:
+                yield torch.stack([image.result() for image in waiting.popleft()])
+
+
+def _decoders() -> ThreadPoolExecutor:
+    """Return threads to decode on (Pillow releases the lock)."""
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1))

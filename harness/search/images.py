@@ -17,12 +17,11 @@ from harness.inputs.image_sets import (
     DIGITS,
     DIGITS_TRAIN,
     SEARCH_LEAVES,
-    ArrayImages,
     DataSource,
-    StoredImages,
     folder_of,
     open_images,
 )
+from harness.inputs.images.sets import ArrayImages, StoredImages
 from harness.inputs.zoo import ModelEntry
 from methods.errors import UsageError
 

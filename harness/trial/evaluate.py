@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from harness.inputs.image_sets import DataSource, load_pixels, open_images
+from harness.inputs.image_sets import DataSource, open_images, pixel_batches
 from harness.inputs.images.labels import Label, are_right, truths
 from harness.inputs.zoo import ModelEntry
 
@@ -55,15 +55,16 @@ def _logits(
 
     images = open_images(source)
     space, count, running = image_space(entry), len(images), Running(images.labels if entry.classes else None)
-    parts = []
+    logits: Tensor | None = None
     with torch.inference_mode():
-        for start in range(0, count, batch_size):
-            indices = range(start, min(start + batch_size, count))
-            pixels = load_pixels(source, entry, indices).to(device)
-            parts.append(model(space.normalize(pixels)).float().cpu())
-            running.add(parts[-1])
-            report(indices.stop, count, str(running))
-    return torch.cat(parts)
+        for pixels in pixel_batches(source, entry, batch_size):
+            part = model(space.normalize(pixels.to(device))).float().cpu()
+            logits = part.new_empty(count, *part.shape[1:]) if logits is None else logits
+            logits[running.done : running.done + len(part)] = part
+            running.add(part)
+            report(running.done, count, str(running))
+    assert logits is not None, "no set is empty"
+    return logits
 
 
 class Running:

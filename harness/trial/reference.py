@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from harness.inputs.image_sets import DataSource, ImageSet, open_images
+from harness.inputs.image_sets import DataSource, open_images
+from harness.inputs.images.sets import ImageSet
 from harness.inputs.weights import shared_model
 from harness.inputs.zoo import ModelEntry
 from harness.plan.jobs import ReferenceJob, RunSettings, Subject
@@ -80,7 +81,7 @@ def _depend_on_the_image(logits: Tensor) -> bool:
     """Whether logits differ between images by more than a hundredth of how they differ between classes."""
     if len(logits) == 1:
         return True
-    between, within = logits.double().std(0).mean(), logits.double().std(1).mean()
+    between, within = logits.std(0).mean(), logits.std(1).mean()
     return bool(between > _LEAST_SPREAD * within)
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from methods.text import shortened
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -45,11 +45,11 @@ def read_part(path: Path, offset: int, size: int) -> BinaryIO:
         return BytesIO(os.pread(stream.fileno(), size, offset))
 
 
-def decode(opener: Opener, transform: Any) -> NDArray[np.uint8]:
-    """Return an image's pixels after a timm transform, uint8 [3, H, W]; raises ValueError for what it cannot show."""
+def decode(opener: Opener, transform: Any) -> Tensor:
+    """Return an image's pixels after a timm transform, uint8 [C, H, W]; raises ValueError for what it cannot show."""
     with opener() as stream, _opened(stream) as image:
         _refuse_giants(image)
-        pixels: NDArray[np.uint8] = transform(to_rgb(image))
+        pixels: Tensor = transform(to_rgb(image))
     return pixels
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from harness_kit import save_image
 from numpy.typing import NDArray
 from PIL import Image
@@ -22,7 +23,7 @@ GREYS = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
 def pixels(path: Path) -> NDArray[np.uint8]:
-    return decode(partial(open_file, path), np.asarray)
+    return decode(partial(open_file, path), lambda image: torch.tensor(np.asarray(image))).numpy()
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from harness_kit import flat_folder, save_image
 
-from harness.inputs.image_sets import DataSource, StoredImages, checked, open_images
+from harness.inputs.image_sets import DataSource, checked, open_images
 from harness.inputs.images.decoding import damaged
 from harness.inputs.images.labels import class_index
 from harness.inputs.images.layouts import find_images
+from harness.inputs.images.sets import StoredImages
 from harness.inputs.images.stores import FolderStore
 from methods.errors import UsageError
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from harness import bench
 from harness.inputs.digits import digits_split
-from harness.inputs.image_sets import ArrayImages
+from harness.inputs.images.sets import ArrayImages
 from harness.inputs.model_info import told
 from harness.inputs.named_models import select_models
 from harness.inputs.weights import find_weights, load_model

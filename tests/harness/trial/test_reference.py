@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from harness.inputs.digits import EMBEDDED
-from harness.inputs.image_sets import ArrayImages, DataSource
+from harness.inputs.image_sets import DataSource
+from harness.inputs.images.sets import ArrayImages
 from harness.inputs.named_models import select_models
 from harness.inputs.weights import Weights, find_weights, load_model
 from harness.inputs.zoo import ENTRIES
