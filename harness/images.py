@@ -98,7 +98,7 @@ def _images(arguments: argparse.Namespace) -> int:
     syntheses = list(make_plan([request], settings.results).images.values())
     if len(syntheses) != 1:
         raise UsageError("The images of one model, one method and one seed make a folder.")
-    tensors = _made(syntheses[0], settings)
+    tensors = made(syntheses[0], settings)
     console = Console()
     if arguments.diagnose:
         print_table(_diagnosis(syntheses[0], tensors, settings), console)
@@ -108,15 +108,17 @@ def _images(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _made(job: SynthesisJob, settings: RunSettings) -> dict[str, Tensor]:
-    """Make the images unless they are there, and return all tensors of their synthesis."""
+def made(job: SynthesisJob, settings: RunSettings) -> dict[str, Tensor]:
+    """Return all tensors of a synthesis, making it unless it is there."""
     from harness.cli.progress import progress_bar
     from harness.record.cache import Cache
     from harness.trial.synthesis import run_synthesis
 
-    with progress_bar(job.label()) as report:
-        run_synthesis(job, settings, lambda stage, done, total, seen="": report(done, total))
-    entry = Cache.of(settings.results, "synthesis").load(job.key)
+    cache = Cache.of(settings.results, "synthesis")
+    if job.key not in cache:
+        with progress_bar(job.label()) as report:
+            run_synthesis(job, settings, lambda stage, done, total, seen="": report(done, total))
+    entry = cache.load(job.key)
     assert entry is not None, "it was stored a moment ago"
     return entry.tensors
 

@@ -12,17 +12,58 @@ import numpy as np
 from msgspec.structs import replace
 
 from harness.inputs.images.labels import Label, are_right
-from harness.record.record import Latency, Ran
+from harness.record.record import Deployed, Latency, Ran
 from methods.quant.runtimes import RUNTIMES, Images, Run, installed
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from harness.deploy.formats import Format
+    from harness.plan.jobs import CellJob
 
 Evaluated: TypeAlias = "Callable[[Run], Tensor]"
 """Gives the logits [n, classes] of a run on all images."""
 LATENCIES = ((1, 1), (1, 2), (8, 1), (8, 2))
 """Batch and threads of the latencies that are measured."""
 _SECONDS, _FEWEST = 2.0, 5
+
+
+def checked(job: CellJob, kind: Format, content: bytes, model: nn.Module, image: Tensor) -> Deployed:
+    """Run what was written, on the cell's evaluation images, beside the simulated model.
+
+    image: one of those it was quantized on, [1, C, H, W]."""
+    import torch
+
+    from harness.deploy.onnx_file import encoded
+    from harness.deploy.program import traced
+    from harness.inputs.image_sets import open_images
+    from harness.inputs.weights import shared_model
+    from harness.trial.evaluate import logits_of
+
+    labels = open_images(job.data).labels
+
+    def logits(run: nn.Module) -> Tensor:
+        return logits_of(run, job.data, job.subject.entry, torch.device("cpu"), lambda *_: None)
+
+    def evaluated(run: Run) -> Tensor:
+        return logits(_Module(run))
+
+    class _Module(torch.nn.Module):
+        def __init__(self, run: Run) -> None:
+            super().__init__()
+            self.run = run
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.from_numpy(self.run(x.numpy()))
+
+    simulated = logits(model)
+    own = compared(simulated, simulated, labels).top1
+    if kind.decode is not None:
+        runs = {"torch": compared(logits(kind.decode(content)), simulated, labels)}
+        return Deployed(bytes=len(content), uniform=False, simulated_top1=own, runtimes=runs)
+    plain = encoded(traced(shared_model(job.subject.entry, job.subject.weights), image.repeat(2, 1, 1, 1)), {})
+    runtimes = measured(content, plain, evaluated, simulated, labels, image.numpy())
+    return Deployed(bytes=len(content), uniform=False, simulated_top1=own, runtimes=runtimes, fp32_bytes=len(plain))
 
 
 def compared(logits: Tensor, simulated: Tensor, labels: Sequence[Label] | None) -> Ran:

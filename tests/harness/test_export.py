@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_kit import Outcome, run_here
+from harness_kit import TINY, Outcome, make_fields, put, run_bench, run_here
 
 import harness as dfq
 from harness import export
 from harness.deploy import measure
+from harness.record.record import Finished
+from harness.record.records import load_records, pack_folder
 
-CELL = ["--method", "noise", "--limit", "20", "--executor", "local", "--device", "cpu", "--set", "noise.images=4"]
+HERE = ["--executor", "local", "--device", "cpu"]
+CELL = [*HERE, "--method", "noise", "--limit", "20", "--set", "noise.images=4"]
 
 
 def run_export(folder: Path, *words: str) -> Outcome:
     return run_here(export.main, [*CELL, "--results", str(folder), "--out", str(folder / "out"), *words])
 
 
-def deployed(folder: Path) -> Any:
-    [path] = (folder / "records").glob("*.json")
+def deployed(folder: Path, key: str = "*") -> Any:
+    [path] = (folder / "records").glob(f"{key}.json")
     return json.loads(path.read_bytes())["deployed"]
 
 
@@ -71,6 +75,39 @@ def test_what_no_graph_can_say_is_refused_and_nothing_written(tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
     assert run_export(tmp_path, "--backend", "repq", "--format", "torch", "--uniform").code == 0
     assert deployed(tmp_path)["torch"]["uniform"]
+
+
+def test_a_record_is_exported_by_the_start_of_its_key(tmp_path: Path) -> None:
+    made = ["--methods", "noise", "--set", "noise.images=4", *TINY, "--bits"]
+    run_bench(tmp_path, *made, f"w4a4,{mixed(tmp_path)}")
+    pack_folder(tmp_path)
+    shutil.rmtree(tmp_path / "cache")
+    for record in load_records([tmp_path]).sound:
+        words = ["--key", record.key[:9], "--format", "safetensors"]
+        outcome = run_here(export.main, [*HERE, *words, "--results", str(tmp_path), "--out", str(tmp_path / "out")])
+        assert outcome.code == 0, outcome.err
+        found = deployed(tmp_path, record.key)["safetensors"]
+        assert isinstance(record, Finished)
+        assert found["simulated_top1"] == record.metrics.top1
+        assert (tmp_path / "out" / f"vit_digits-minmax-{record.cell.bits}.safetensors").exists()
+
+
+def mixed(folder: Path) -> Path:
+    (folder / "mixed.toml").write_text('default = "w4a4"\n[layers]\nhead = "w8a8"\n')
+    return folder / "mixed.toml"
+
+
+def test_a_key_that_names_no_cell_of_today_is_a_sentence(tmp_path: Path) -> None:
+    key = put(tmp_path, make_fields("", model="vit_digits")).stem
+    for words, said in (
+        (["--key", "x"], "No records of"),
+        (["--key", key, "--bits", "w4a4"], "--bits has no effect: --key names a whole cell."),
+        (["--key", key], f"{key[:12]} was measured with other images to evaluate on, weights"),
+    ):
+        outcome = run_here(export.main, [*HERE, *words, "--results", str(tmp_path), "--out", str(tmp_path / "out")])
+        assert outcome.code == 2
+        assert said in outcome.err
+        assert not (tmp_path / "out").exists()
 
 
 def test_an_export_is_of_one_cell(tmp_path: Path) -> None:
