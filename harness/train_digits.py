@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.inputs.digits import EMBEDDED, build_swin_digits, build_vit_digits, digits_split
+from methods.text import words
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -86,7 +87,7 @@ def main() -> None:
     from safetensors.torch import save_file
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for name in arguments.models.split(","):
+    for name in words(arguments.models):
         model, top1 = train(BUILDERS[name], arguments.epochs)
         path = arguments.out / f"{name}.safetensors"
         save_file(model.state_dict(), path)

@@ -20,7 +20,7 @@ from methods.text import shortened
 
 FLOAT = 32
 FORMATS = {"mxfp4": 4, "mxfp6": 6, "mxfp8": 8, "nvfp4": 4, "fp8": 8}
-"""Number formats that are no integers with a scale, and the bits of one element (`methods.quant.formats`)."""
+"""Number formats that are no integers with a scale, and the bits of one element (`methods.quant.recipe`)."""
 _DIGEST, _LONGEST = 8, 40
 _PLAIN = rf"(w[0-9]{{1,3}}a[0-9]{{1,3}}|{'|'.join(FORMATS)})"
 PATTERN = rf"^{_PLAIN}(\+[A-Za-z0-9_]{{1,{_LONGEST}}}-[0-9a-f]{{{_DIGEST}}})?$"

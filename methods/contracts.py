@@ -190,7 +190,7 @@ class Backend(ABC):
         return self.config_class()
 
     def takes_formats(self, config: Any) -> bool:
-        """Whether it can quantize to number formats that are no integers (`methods.quant.formats`) with a config."""
+        """Whether it can quantize to number formats that are no integers (`methods.quant.recipe`) with a config."""
         return False
 
     def check(self, model: nn.Module, config: Any) -> None:  # noqa: B027 - most backends work on any model

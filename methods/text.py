@@ -1,4 +1,4 @@
-"""Text that came from elsewhere, made fit for a sentence, a terminal or a file."""
+"""Text that came from elsewhere: made fit for a sentence, a terminal or a file, and lists in it split."""
 
 from __future__ import annotations
 
@@ -27,3 +27,9 @@ def shortened(text: str, most: int = 80) -> str:
 def file_stem(name: str) -> str:
     """Return a file's name for a name that may hold anything: itself where it is plain, else a checksum."""
     return name if _PLAIN.fullmatch(name) else hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a comma-separated list, a setting or an option, in their order, without repeats and
+    empty ones."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))

@@ -29,7 +29,7 @@ from harness.record.toml import ABOUT, Table, read_toml
 from methods.errors import UsageError, unknown_name
 
 RUNS = "run"
-PRESETS = Path(__file__).parent / "presets"
+_PRESETS = Path(__file__).with_name("presets.toml")
 _DEMO = "demo"
 _TYPED_ALONE = {"config", "preset", "set", "plan", "list", "table_only"}
 
@@ -45,8 +45,8 @@ def parse(parser: argparse.ArgumentParser, typed: list[str] | None, study: bool 
     given = parser.parse_args(typed)
     given.tables = {}
     preset = vars(given).get("preset", "") or (_DEMO if _nothing_named(given) else "")
-    presets = [PRESETS / f"{preset}.toml"] if preset else []
-    layers = [(path, read_toml(path, "config file")) for path in [*presets, *filter(None, [given.config])]]
+    layers = [(_PRESETS, read_toml(_PRESETS, "file of presets")[preset])] if preset else []
+    layers += [(given.config, read_toml(given.config, "config file"))] if given.config else []
     if not layers:
         return [given]
     path, table = layers[-1]

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from harness.record.files import user_path
 from harness.record.version import VERSION
 from methods.errors import UsageError
-from methods.text import printable
-from methods.words import words
+from methods.text import printable, words
 
 if TYPE_CHECKING:
     from harness.record.toml import Table

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.execute.forecast import Expected, expectations, is_cached, makespan
 from harness.plan.estimate import halving, peak_mb
-from harness.plan.jobs import SynthesisJob
-from harness.plan.labels import differing, setting_text
+from harness.plan.jobs import SynthesisJob, differing, setting_text
 from harness.report.formats.console import print_table
 from harness.report.text_table import Grid, Word
 

@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Any, get_type_hints
 
 from harness.inputs.zoo import ENTRIES
-from harness.plan.labels import setting_text
+from harness.plan.jobs import setting_text
 from harness.plan.settings import TYPE_NAMES
 from methods.contracts import Backend, Method
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from harness.cli.run_files import Row, Snapshot
 from harness.execute.forecast import Expected, Forecast
-from harness.plan.jobs import CellJob, Job
-from harness.plan.labels import labels
+from harness.plan.jobs import CellJob, Job, labels
 from harness.record.record import Finished
 from harness.record.records import find_record
 

@@ -2,7 +2,7 @@
 
 Tries settings of a method and a backend, the defaults first, and leaves a table, a plot and `best.toml` for
 `harness.bench --config` in `RESULTS/search/<label>/`. Every sample is a few ordinary cells with their own records, one
-per seed; which records belong to a search follows from its description there (`harness.search.samples`), so the same
+per seed; which records belong to a search follows from its description there (`harness.search.search`), so the same
 command goes on where a killed one stopped. By default neither a label nor a real image is seen: samples are compared
 by how often the quantized model agrees with its floating-point self on procedural images.
 """

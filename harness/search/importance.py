@@ -10,8 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.search.samples import Sample, figures
-from harness.search.search import Search
+from harness.search.search import Sample, Search, figures
 
 _FEWEST, _TREES, _SHUFFLES = 4, 50, 5
 Importance: TypeAlias = tuple[float | None, float | None]

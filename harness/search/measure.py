@@ -19,8 +19,7 @@ from harness.plan.plan import Plan, make_plan
 from harness.record.record import Record
 from harness.record.records import find_records
 from harness.search.proposals import Halving, propose
-from harness.search.samples import figures, find_samples
-from harness.search.search import Search
+from harness.search.search import Search, figures, find_samples
 from harness.search.space import Settings, value_text
 from methods.errors import UsageError
 

@@ -138,7 +138,7 @@ def table(title: str, found: list[Sensitivity]) -> Grid:
 
 def _suggest(found: list[Sensitivity], arguments: argparse.Namespace) -> None:
     from harness.record.files import write_atomically
-    from harness.sensitivity.suggest import as_toml, mean_width, suggested
+    from harness.sensitivity.measure import as_toml, mean_width, suggested
 
     widths = suggested(found, arguments.suggest)
     means = [mean_width(widths, weights) for weights in (True, False)]

@@ -23,9 +23,8 @@ from harness.record.records import write_record
 from harness.trial.cell_record import common
 from harness.trial.evaluate import logits_of, metrics
 from harness.trial.features import feature_metrics
-from harness.trial.finite import require_finite
 from harness.trial.meter import metered
-from harness.trial.reference import StageReport, device_of, model_of, reference_logits
+from harness.trial.reference import StageReport, device_of, model_of, reference_logits, require_finite
 from methods.contracts import QuantizationContext, Report
 from methods.quant.onnx_model import OnnxModel
 from methods.quant.operations import costs, describe

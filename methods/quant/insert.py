@@ -24,10 +24,9 @@ from methods.models.architecture import named_attentions, product_layers
 from methods.models.calls import CallSite, watch
 from methods.models.functions import Product, Trace
 from methods.models.trace import separate, trace
-from methods.quant.formats import format_recipe
 from methods.quant.layers import QuantizedLayer
 from methods.quant.quantizers.base import Quantizer
-from methods.quant.recipe import Maker, Recipe, made
+from methods.quant.recipe import Maker, Recipe, format_recipe, made
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:

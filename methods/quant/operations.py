@@ -16,10 +16,10 @@ from methods.models.architecture import named_attentions
 from methods.models.calls import CallSite
 from methods.models.functions import Product
 from methods.models.trace import trace
-from methods.quant.headwise import HeadwiseQuantizer
 from methods.quant.insert import quantized_layers
 from methods.quant.onnx_model import OnnxModel
 from methods.quant.quantizers.base import Quantizer
+from methods.quant.recipe import HeadwiseQuantizer
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,22 @@
-"""The plainest recipe, which several backends start from and students of synthesis are made with: min-max ranges."""
+"""Recipes, which quantizer goes where: of min-max ranges, which students of synthesis have too; of number formats."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
 
 from methods.bits import FLOAT
 from methods.contracts import ImageSpace
+from methods.errors import unknown_name
 from methods.models.functions import Trace
-from methods.quant.headwise import HeadwiseQuantizer
 from methods.quant.quantizers.base import Quantizer
+from methods.quant.quantizers.block_float import FloatQuantizer, FP8Quantizer, MXQuantizer, NVFP4Quantizer
+from methods.quant.quantizers.floating_point import E2M1, E2M3, E4M3
 from methods.quant.quantizers.ranges import KnownRange, MinMaxRange
 from methods.quant.quantizers.uniform import UniformQuantizer
 
@@ -73,3 +79,56 @@ MIN_MAX = Recipe(
     attention=lambda bits: UniformQuantizer(bits, MinMaxRange()),
 )
 """Weights symmetric per output channel, all activations asymmetric per tensor, the softmax output too."""
+
+
+class HeadwiseQuantizer(nn.Module):
+    """One quantizer per attention head, where the others have one for all: the protocol of FIMA-Q and GLF-Q.
+
+    Quantizes the equal slices of a tensor along `dim`, one per head, each by a quantizer of its own.
+
+    dim is that of the heads, or one that holds their channels side by side.
+    """
+
+    def __init__(self, maker: Callable[[int], Quantizer], bits: int, heads: int, dim: int) -> None:
+        super().__init__()
+        self.bits, self.dim = bits, dim
+        self.heads = nn.ModuleList(maker(bits) for _ in range(heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x [...] with every head on its own grid, same shape."""
+        slices = x.chunk(len(self.heads), dim=self.dim)
+        return torch.cat([quantizer(part) for quantizer, part in zip(self.heads, slices, strict=True)], dim=self.dim)
+
+    def describe(self) -> str:
+        """Name the grid and that every head has one."""
+        first = self.heads[0]
+        assert isinstance(first, Quantizer)
+        return f"{first.describe()}, per head"
+
+
+# Which quantizers a published number format stands for: one line each.
+_MAKERS: dict[str, Callable[[int | None, bool], FloatQuantizer]] = {
+    "mxfp4": lambda axis, stored: MXQuantizer(E2M1, 32, axis, stored),
+    "mxfp6": lambda axis, stored: MXQuantizer(E2M3, 32, axis, stored),
+    "mxfp8": lambda axis, stored: MXQuantizer(E4M3, 32, axis, stored),
+    "nvfp4": lambda axis, stored: NVFP4Quantizer(E2M1, 16, axis, stored),
+    "fp8": lambda axis, stored: FP8Quantizer(E4M3, None, axis, stored),
+}
+
+
+def format_recipe(name: str) -> Recipe:
+    """Return the recipe of a format for all operands of all products.
+
+    Blocks lie along what a product sums over: channels of layers' inputs, queries and keys, tokens of the softmax
+    output and of values; for images along rows of pixels (inferred). Raises UsageError for an unknown name.
+    """
+    if name not in _MAKERS:
+        raise unknown_name("number format", name, _MAKERS)
+    make = partial(_made, name)
+    return Recipe(
+        weights=make(None, True), activations=make(-1, False), attention=make(-1, False), values=make(-2, False)
+    )
+
+
+def _made(name: str, axis: int | None, stored: bool) -> Callable[[int], FloatQuantizer]:
+    return lambda _bits: _MAKERS[name](axis, stored)

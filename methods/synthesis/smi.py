@@ -28,6 +28,7 @@ from methods.models.attention import attention_maps
 from methods.models.sites import AttentionSite
 from methods.optimisation.views import View
 from methods.synthesis.dmi import DMI, DMIConfig, InversionLoss
+from methods.text import words
 
 _LAST_POINT = 0.75
 
@@ -46,14 +47,14 @@ class SMIConfig(DMIConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not all(word.strip().isdecimal() for word in self.prune_at.split(",")):
+        if not (words(self.prune_at) and all(map(str.isdecimal, words(self.prune_at)))):
             raise UsageError(f"smi.prune_at is a list of steps such as 50,100, not {self.prune_at!r}.")
         if not 0 < self.prune_ratio < 1:
             raise UsageError("smi needs prune_ratio between 0 and 1.")
 
     def points(self) -> list[int]:
         """Return the first steps with fewer patches."""
-        written = [max(1, int(word)) for word in self.prune_at.split(",")]
+        written = [max(1, int(word)) for word in words(self.prune_at)]
         scale = min(1.0, _LAST_POINT * self.iterations / max(written))
         drawn = {max(1, round(scale * step)) for step in written}
         return sorted(step for step in drawn if step < self.iterations)

@@ -122,7 +122,7 @@ FLOORS = [
     {"methods.registry"},
     {"methods.models"},
     {"methods.quant", "methods.optimisation"},
-    {"methods.loop", "methods.synthesis", "methods.backends"},
+    {"methods.synthesis", "methods.backends"},
     {"methods", "spdfq"},
     {"harness.record"},
     {"harness.inputs"},

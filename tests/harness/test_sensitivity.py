@@ -12,8 +12,19 @@ from tiny_models import WIDE, double, noise, tiny_swin, tiny_vit
 
 from harness.plan.mixed_bits import read_bits
 from harness.sensitivity.__main__ import main
-from harness.sensitivity.measure import INPUT, OPERANDS, WEIGHT, Part, Sensitivity, parts, quantizer, sensitivities
-from harness.sensitivity.suggest import as_toml, mean_width, suggested
+from harness.sensitivity.measure import (
+    INPUT,
+    OPERANDS,
+    WEIGHT,
+    Part,
+    Sensitivity,
+    as_toml,
+    mean_width,
+    parts,
+    quantizer,
+    sensitivities,
+    suggested,
+)
 from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.contracts import silent
 from methods.errors import UsageError

@@ -42,7 +42,7 @@ class Learning:
     target: str = "network"
     """What a unit learns to put out. `network`: what it does in the floating-point network, so that it makes up for
     the errors of those before it (SPDFQ); `unit`: what the floating-point unit makes of the same input; `damped`: a
-    mixture of both (`methods.quant.learning.targets`)."""
+    mixture of both (`methods.quant.learning.reconstruct`)."""
     damping: float = 0.25
     """Share of the network's output in the `damped` target (GPTAQ: 0.25)."""
     objective: str = "local"

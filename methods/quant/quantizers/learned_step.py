@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from methods.quant.quantizers.base import Quantizer
-from methods.quant.quantizers.chunks import Chain, change_, changed
+from methods.quant.quantizers.base import Chain, Quantizer, change_, changed
 from methods.quant.quantizers.ranges import AnyGrid, FakeQuantize, RangeSearch
 from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from methods.quant.quantizers import ranges
-from methods.quant.quantizers.base import Quantizer, straight_through
-from methods.quant.quantizers.chunks import Chain, changed
+from methods.quant.quantizers.base import Chain, Quantizer, changed, straight_through
 from methods.quant.quantizers.exponents import LAST_CODE, edge, nearest_code, nearest_power_
 
 

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from methods.quant.quantizers import ranges
-from methods.quant.quantizers.base import Quantizer, straight_through
-from methods.quant.quantizers.chunks import changed
+from methods.quant.quantizers.base import Quantizer, changed, straight_through
 from methods.quant.quantizers.exponents import LAST_CODE, RATES, nearest_code, nearest_power_
 
 GELU_SHIFT = 0.17

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from methods.quant.quantizers import ranges
-from methods.quant.quantizers.base import IntegerGrid, Quantizer
-from methods.quant.quantizers.chunks import Chain, change_, changed
+from methods.quant.quantizers.base import Chain, IntegerGrid, Quantizer, change_, changed
 
 Bound: TypeAlias = Tensor | float
 

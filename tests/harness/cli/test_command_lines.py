@@ -17,7 +17,7 @@ from harness.inputs import plugins as catalog
 from harness.plan.settings import read_overrides
 from methods.bits import Bits
 from methods.registry import BACKENDS, METHODS
-from methods.words import words
+from methods.text import words
 
 catalog.load()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.plan.labels import differing, setting_text
+from harness.plan.jobs import differing, setting_text
 
 
 def test_only_what_differs_is_told() -> None:

@@ -13,10 +13,8 @@ from msgspec.structs import replace
 
 from harness.record.record import Config, Record
 from harness.search.importance import Importance, importances
-from harness.search.plot import draw_search
-from harness.search.report import best_toml, samples_grid
-from harness.search.samples import Sample, find_samples, pareto, ranked
-from harness.search.search import Search, read_searches, write_search
+from harness.search.report import best_toml, draw_search, samples_grid
+from harness.search.search import Sample, Search, find_samples, pareto, ranked, read_searches, write_search
 from harness.search.space import Dimension
 
 SEARCH = Search(

@@ -19,8 +19,7 @@ from harness.inputs.images.sets import ArrayImages
 from harness.inputs.named_models import select_models
 from harness.inputs.weights import Weights, find_weights, load_model
 from harness.inputs.zoo import ENTRIES
-from harness.trial.finite import NonFinite, first_non_finite, require_finite
-from harness.trial.reference import gate_problem
+from harness.trial.reference import NonFinite, first_non_finite, gate_problem, require_finite
 from methods.backends.minmax import MinMax
 from methods.errors import UsageError
 from methods.registry import BACKENDS

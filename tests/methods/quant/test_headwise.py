@@ -14,11 +14,11 @@ from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.models.architecture import attention_modules
 from methods.models.rotate_heads import heads_rotated
-from methods.quant.headwise import HeadwiseQuantizer
 from methods.quant.operations import describe
 from methods.quant.quantizers.base import Quantizer
 from methods.quant.quantizers.ranges import MinMaxRange
 from methods.quant.quantizers.uniform import UniformQuantizer
+from methods.quant.recipe import HeadwiseQuantizer
 
 
 def uniform(bits: int) -> UniformQuantizer:

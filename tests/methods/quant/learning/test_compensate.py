@@ -14,7 +14,7 @@ from methods.bits import Bits
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import insert_quantizers
 from methods.quant.learning.compensate import affine_fit, compensate, scale_outputs
-from methods.quant.learning.targets import unit_outputs
+from methods.quant.learning.reconstruct import unit_outputs
 
 
 def test_gain_and_shift_are_those_of_least_squares() -> None:

@@ -23,7 +23,7 @@ from methods.quant.learning.objectives import (
     divergence_gradient,
     sensitivity,
 )
-from methods.quant.learning.targets import unit_outputs
+from methods.quant.learning.reconstruct import unit_outputs
 
 UNIT = "blocks.0"
 

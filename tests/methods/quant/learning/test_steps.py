@@ -17,10 +17,9 @@ from methods.quant.calibrate import calibrate
 from methods.quant.insert import insert_quantizers
 from methods.quant.learning import steps
 from methods.quant.learning.objectives import LocalObjective
-from methods.quant.learning.reconstruct import kept_back, reconstruct
+from methods.quant.learning.reconstruct import Targets, kept_back, reconstruct, unit_outputs
 from methods.quant.learning.settings import Learning
 from methods.quant.learning.steps import Best, batch_of
-from methods.quant.learning.targets import Targets, unit_outputs
 
 
 def test_an_image_is_kept_back_with_all_its_crops() -> None:

@@ -21,10 +21,10 @@ from methods.bits import FORMATS, Bits
 from methods.contracts import QuantizationContext
 from methods.errors import UsageError
 from methods.models.architecture import named_attentions, product_layers
-from methods.quant.formats import format_recipe
 from methods.quant.operations import describe
 from methods.quant.quantizers.block_float import FloatQuantizer
 from methods.quant.quantizers.floating_point import E2M1, E2M3, E4M3, FloatFormat
+from methods.quant.recipe import format_recipe
 
 TABLES = {
     "E2M1": [0, 0.5, 1, 1.5, 2, 3, 4, 6],
