@@ -1,4 +1,4 @@
-"""The registries."""
+"""The registries, the contracts, and names that are nearly known."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_models  # noqa: F401  (one thread)
+import torch
 
 import spdfq  # noqa: F401  (registers its method)
+from methods.contracts import ImageSpace
 from methods.errors import UsageError, unknown_name
 from methods.registry import BACKENDS, METHODS, Registry
 
@@ -64,3 +67,54 @@ def test_built_in_entries_lead_to_what_they_say() -> None:
 def test_registering_loads_no_torch() -> None:
     code = "import sys, methods, spdfq; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+SETTINGS = ["jitter", "iterations", "images", "learning_rate", "alpha1", "regions", "region_schedule"]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("iters", "iterations"),
+        ("iteration", "iterations"),
+        ("imgs", "images"),
+        ("lerning_rate", "learning_rate"),
+        ("jiter", "jitter"),
+        ("alpha", "alpha1"),
+        ("regionschedule", "region_schedule"),
+    ],
+)
+def test_the_nearest_name_is_suggested(given: str, meant: str) -> None:
+    assert f"Did you mean {meant!r}?" in str(unknown_name("setting", given, SETTINGS))
+
+
+@pytest.mark.parametrize("given", ["qqqq", "xyz", ""])
+def test_nothing_near_suggests_nothing(given: str) -> None:
+    assert "Did you mean" not in str(unknown_name("setting", given, SETTINGS))
+
+
+def test_all_known_names_are_listed() -> None:
+    assert str(unknown_name("thing", "c", ["b", "a"])).endswith("Known: a, b.")
+    assert str(unknown_name("thing", "c", [])).endswith("Known: none.")
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def test_bounds_are_black_and_white() -> None:
+    space = ImageSpace(2, 3, MEAN, STD)
+    low, high = space.bounds()
+    for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
+        assert low[channel].item() == pytest.approx((0 - mean) / std, rel=1e-6)
+        assert high[channel].item() == pytest.approx((1 - mean) / std, rel=1e-6)
+    assert space.shape == (3, 2, 3)
+
+
+def test_normalize_maps_every_byte() -> None:
+    space = ImageSpace(16, 16, MEAN, STD)
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, -1, -1)
+    normalized = space.normalize(pixels)
+    assert normalized.dtype == torch.float32
+    for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
+        expected = [(byte / 255 - mean) / std for byte in range(256)]
+        assert normalized[1, channel].flatten().tolist() == pytest.approx(expected, abs=1e-6)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_spdfq import noise, seeded, tiny_swin, tiny_vit
+from spdfq_kit import noise, seeded, tiny_swin, tiny_vit
 from torch import Tensor
 
 from methods.models.architecture import attention_sites

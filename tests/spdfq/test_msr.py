@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_spdfq import noise, seeded
+from spdfq_kit import noise, seeded
 from torch.nn import functional
 
 from methods.errors import UsageError

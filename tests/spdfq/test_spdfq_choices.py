@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from synthesis_kit import HALF, IMAGENET, SWIN, VIT, spied, synthesize, views_of  # noqa: F401
-from tiny_spdfq import noise, seeded
+from spdfq_kit import HALF, IMAGENET, SWIN, VIT, noise, seeded, spied, synthesize, views_of  # noqa: F401
 from torch import Tensor
 
 from methods.contracts import SynthesisContext

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from synthesis_kit import CONFIG, HALF, IMAGENET, SWIN, VIT, spied, synthesize, views_of  # noqa: F401
-from tiny_spdfq import seeded, tiny_swin, tiny_vit
+from spdfq_kit import CONFIG, HALF, IMAGENET, SWIN, VIT, seeded, spied, synthesize, tiny_swin, tiny_vit, views_of  # noqa: F401
 from torch import Tensor
 
 from methods.contracts import ImageSpace, SynthesisContext

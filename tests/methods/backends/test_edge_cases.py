@@ -1,4 +1,4 @@
-"""What every backend of the registry has to bear: constant channels, empty images, one image, few bits, infinities.
+"""What every backend has to bear: constant channels, empty images, one image, few bits, infinities, low contrast.
 
 Settings are the backend's own for an embedded model, with two learning iterations where it learns.
 """
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 import spdfq  # noqa: F401
 from harness.inputs.digits import build_swin_digits, build_vit_digits
-from methods import BACKENDS
-from methods.backends.minmax import MinMaxConfig
+from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.bits import Bits
-from methods.contracts import QuantizationContext
+from methods.contracts import Backend, ImageSpace, QuantizationContext
+from methods.quant.recipe import image_maker
+from methods.registry import BACKENDS
 
 Build = Callable[[], Any]
 OWN = [name for name in BACKENDS.names() if not BACKENDS.get(name).only_bits]  # other toolkits bear what they bear
@@ -124,3 +125,53 @@ def test_floating_point_is_bit_identical(build: Build, name: str, config: Any) -
 @pytest.mark.parametrize("bits", ["w4a32", "w32a4"])
 def test_one_side_in_floating_point(name: str, config: Any, bits: str) -> None:
     assert 0 < distance(name, config, tiny_vit(), noise(4), noise(4), bits) < 1.0
+
+
+IMAGENET = ImageSpace(16, 16, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+LEAST, MOST = -0.485 / 0.229, (1 - 0.406) / 0.225
+FEW = {"iterations": 2, "epochs": 2, "warmup": 1, "generations": 2, "population": 4}
+
+
+def real_images() -> Tensor:
+    """Bytes of every value from 0 to 255, each in every channel."""
+    return IMAGENET.normalize(torch.arange(4 * 3 * 256).reshape(4, 3, 16, 16).to(torch.uint8))
+
+
+def low_contrast(backend: Backend, config: Any, model: Any) -> Any:
+    images = 0.1 * noise(4).clamp(-1.8, 2.2)
+    context = QuantizationContext(torch.Generator().manual_seed(0), IMAGENET)
+    return backend.quantize(model, images, Bits(4, 4), config, context)
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+@pytest.mark.parametrize("name", [name for name in BACKENDS.names() if not BACKENDS.get(name).only_bits])
+def test_no_backend_clips_real_images_after_dull_ones(name: str, build: Callable[[], Any]) -> None:
+    backend = BACKENDS.get(name)
+    config = backend.default_config("vit_digits")
+    few = {field.name: FEW[field.name] for field in dataclasses.fields(config) if field.name in FEW}
+    quantizer = low_contrast(backend, dataclasses.replace(config, **few), build()).patch_embed.proj.inputs
+    assert quantizer.bits == 8
+    assert bool(quantizer.inside(real_images()).all())
+    error = (quantizer(real_images()) - real_images()).abs().max()
+    assert float(error) <= (MOST - LEAST) / 255 * 0.501
+
+
+def test_learned_scales_leave_the_known_range_alone() -> None:
+    backend = BACKENDS.get("blockwise")
+    config = dataclasses.replace(backend.default_config("vit_digits"), iterations=3, scales="learned", scale_rate=0.1)
+    found = low_contrast(backend, config, tiny_vit())
+    assert float(found.patch_embed.proj.inputs.scale) == pytest.approx((MOST - LEAST) / 255)
+
+
+def test_psaq_vits_protocol_keeps_the_range_it_saw() -> None:
+    quantizer = low_contrast(MinMax(), MinMaxConfig(protocol="psaq_vit"), tiny_vit()).patch_embed.proj.inputs
+    assert quantizer.bits == 4
+    assert float(quantizer.inside(real_images()).float().mean()) < 0.2
+
+
+def test_the_image_has_its_own_range_whatever_is_fitted() -> None:
+    quantizer = image_maker(IMAGENET)(4)
+    for images in (noise(2), 100 * noise(2)):
+        quantizer.fit(images)
+        ends = quantizer.dequantize(torch.tensor([0, 255])).flatten()
+        assert ends.tolist() == pytest.approx([LEAST, MOST], abs=(MOST - LEAST) / 255 / 2)

@@ -1,18 +1,28 @@
-"""The softmax quantizer with a tail: against slow loops, what it keeps of a row, its properties and its gradient."""
+"""Logarithmic quantizers of softmax, with a tail and shifted (AdaLog): against slow loops, properties, gradients."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import WIDE, tiny_swin, tiny_vit
+from torch import nn
 
+from methods.backends.best import Best, BestConfig
+from methods.bits import Bits
+from methods.contracts import QuantizationContext
+from methods.models.trace import trace
+from methods.quant.insert import quantized_layers
 from methods.quant.quantizers.exponents import RATES
 from methods.quant.quantizers.logarithmic import Log2Quantizer, LogSqrt2Quantizer
 from methods.quant.quantizers.ranges import MinMaxRange
+from methods.quant.quantizers.shifted_log import ShiftedLogQuantizer
 from methods.quant.quantizers.tail_log import TailLogQuantizer
+from methods.quant.quantizers.uniform import UniformQuantizer
 
 LOGITS = torch.randn((40, 65), generator=torch.Generator().manual_seed(0)) * 2
 ROWS = LOGITS.softmax(-1)
@@ -100,3 +110,105 @@ def test_gradients_pass_neither_above_the_grid_nor_in_the_tail() -> None:
     y.backward(torch.arange(1.0, 5.0))
     assert x.grad is not None
     assert x.grad.tolist() == [0.0, 2.0, 3.0, 0.0]
+
+
+GENERATOR = torch.Generator().manual_seed(0)
+GELU = nn.functional.gelu(torch.randn(4000, generator=GENERATOR) ** 3)
+
+
+def slow_shifted(value: float, scale: float, rate: float, levels: int) -> float:
+    """Return the value on the grid, one step at a time."""
+    shifted = max(0.0, value + 0.17)
+    code = levels if shifted == 0 else min(max(round(-rate * math.log2(shifted / scale)), 0), levels)
+    return float(scale * 2.0 ** (-code / rate) - 0.17)
+
+
+def last_code(bits: int) -> int:
+    """Return where the grid ends: 2^-126 is the last power a float holds."""
+    return min((1 << bits) - 1, 126)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
+def test_shifted_values_equal_a_loop(bits: int) -> None:
+    quantizer = ShiftedLogQuantizer(bits, MinMaxRange())
+    quantizer.fit(GELU)
+    scale, rate = quantizer.scale.item(), quantizer.rate.item()
+    assert scale == pytest.approx(GELU.max().item() + 0.17)
+    x = torch.cat([GELU[:500], torch.tensor([-1.0, -0.17, 0.0, 99.0])])
+    expected = [slow_shifted(value, scale, rate, last_code(bits)) for value in x.tolist()]
+    assert len(set(expected)) > min(2**bits, 12) // 2
+    assert quantizer(x).tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    codes = quantizer.quantize(x)
+    assert quantizer.dequantize(codes).tolist() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert (codes.min().item(), codes.max().item()) == (quantizer.codes[0], quantizer.codes[-1])
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6])
+def test_the_rate_is_the_one_of_least_squared_error(bits: int) -> None:
+    quantizer = ShiftedLogQuantizer(bits, MinMaxRange())
+    quantizer.fit(GELU)
+    scale = GELU.max().item() + 0.17
+    errors = {
+        rate: sum((slow_shifted(v, scale, rate, last_code(bits)) - v) ** 2 for v in GELU.tolist()) for rate in RATES
+    }
+    assert quantizer.rate.item() == min(errors, key=lambda rate: errors[rate])
+
+
+def test_four_bits_err_less_behind_a_gelu_than_uniform_ones() -> None:
+    quantizers = ShiftedLogQuantizer(4, MinMaxRange()), UniformQuantizer(4, MinMaxRange())
+    errors = []
+    for quantizer in quantizers:
+        quantizer.fit(GELU)
+        errors.append(float((quantizer(GELU) - GELU).square().mean()))
+    assert errors[0] < 0.8 * errors[1]
+
+
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(st.lists(st.floats(-0.125, 50, width=32), min_size=2, max_size=40), st.integers(2, 8))
+def test_shifted_rounding_is_monotone_and_changes_nothing_twice(values: list[float], bits: int) -> None:
+    x = torch.tensor(values).sort().values
+    quantizer = ShiftedLogQuantizer(bits, MinMaxRange())
+    quantizer.fit(x)
+    once = quantizer(x)
+    assert (once.diff() >= 0).all()
+    assert torch.allclose(quantizer(once), once, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_pass_inside_the_range_alone() -> None:
+    quantizer = ShiftedLogQuantizer(2, MinMaxRange())
+    quantizer.fit(torch.tensor([0.0, 0.83]))
+    assert quantizer.scale.item() == pytest.approx(1.0)
+    rate = quantizer.rate.item()
+    inside = [2.0 ** (-1 / rate) - 0.17, 2.0 ** (-3 / rate) - 0.17]
+    x = torch.tensor([-0.17, *inside, 5.0], requires_grad=True)
+    quantizer(x).backward(torch.arange(1.0, 5.0))
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.0, 2.0, 3.0, 0.0]
+
+
+def test_layers_behind_a_gelu_are_the_second_of_each_mlp() -> None:
+    assert trace(tiny_vit()).activated == {f"blocks.{i}.mlp.fc2" for i in range(len(tiny_vit().blocks))}
+    assert all(name.endswith("mlp.fc2") for name in trace(tiny_swin()).activated)
+    relu = tiny_vit()
+    relu.blocks[0].mlp.act = nn.ReLU()
+    assert "blocks.0.mlp.fc2" not in trace(relu).activated
+
+
+@pytest.mark.parametrize("build", [tiny_vit, tiny_swin])
+def test_best_puts_each_grid_in_its_place(build: Callable[[], nn.Module]) -> None:
+    model = build()
+    images = torch.randn((4, 3, 16, 16), generator=torch.Generator().manual_seed(1))
+    context = QuantizationContext(torch.Generator().manual_seed(0), WIDE)
+    quantized = Best().quantize(model, images, Bits(4, 4), BestConfig(iterations=1), context)
+    logarithmic = {name for name, q in quantized_layers(quantized) if isinstance(q.inputs, ShiftedLogQuantizer)}
+    assert logarithmic == trace(model).activated
+    softmax = [module for module in quantized.modules() if isinstance(module, TailLogQuantizer)]
+    assert {len(module.codes) for module in softmax} == {16}
+
+
+def test_strict_attention_keeps_to_its_bits() -> None:
+    quantizer = LogSqrt2Quantizer(2, MinMaxRange(), strict=True)
+    quantizer.fit(torch.tensor([0.1, 1.0]))
+    x = torch.tensor([1.0, 0.7, 0.5, 0.36, 0.3, 0.0])
+    assert quantizer.quantize(x).tolist() == [0, 1, 2, 3, 3, 3]
+    assert quantizer(x).tolist() == pytest.approx([1.0, 2**-0.5, 0.5, 0.0, 0.0, 0.0])
