@@ -67,7 +67,7 @@ def _ablate(arguments: argparse.Namespace) -> int:
     inputs, running, out = taken(Inputs, arguments), taken(Running, arguments), arguments.out
     console = Console()
     if arguments.table_only:
-        catalog.load(inputs.plugin)
+        catalog.load(inputs.plugin, inputs.timeout)
         _show(METHODS.get(arguments.method), load_records([running.results]).sound, out, console)
         return 0
     return _run(taken(Single, arguments), inputs, running, arguments.plan, out, console)

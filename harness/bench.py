@@ -128,7 +128,7 @@ def _list(what: str, inputs: Inputs, console: Console) -> None:
     from harness.inputs import plugins as catalog
     from harness.report.formats.console import print_table
 
-    catalog.load(inputs.plugin)
+    catalog.load(inputs.plugin, inputs.timeout)
     print_table(LISTS[what](), console)
 
 

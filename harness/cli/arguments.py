@@ -49,7 +49,7 @@ def read_request(
     images: what to evaluate on, by task, in place of what --data names; real: whether there are real images to
     calibrate on: without, no real image is opened unless `images` names some.
     """
-    catalog.load(absolute(inputs.plugin))
+    catalog.load(absolute(inputs.plugin), inputs.timeout)
     entries = select_models(matrix.models, inputs.weights)
     methods = [METHODS.get(name) for name in matrix.methods]
     owners: list[Method | Backend] = [*methods, *(BACKENDS.get(name) for name in matrix.backends)]
@@ -194,8 +194,6 @@ def run_settings(running: Running, plugins: list[str], requests: list[Request]) 
         raise UsageError(f"--cpus-per-trial {cpus}: this machine has {cores} CPUs.")
     if gpus is not None and (not (math.isfinite(gpus) and gpus >= 0) or (not running.address and gpus > cuda)):
         raise UsageError(f"--gpus-per-trial {gpus:g}: this machine has {cuda} GPUs.")
-    if running.timeout is not None and not (math.isfinite(running.timeout) and running.timeout > 0):
-        raise UsageError(f"--timeout {running.timeout:g} is not a number of seconds above 0.")
     threads = cpus or max(threads_for(subject.entry, cores) for request in requests for subject in request.subjects)
     settings = RunSettings(
         results=running.results.absolute(),

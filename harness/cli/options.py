@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from harness.record.files import user_path
 from harness.record.version import VERSION
 from methods.errors import UsageError
-from methods.text import printable, words
+from methods.text import printable, shortened, words
 
 if TYPE_CHECKING:
     from harness.record.toml import Table
@@ -93,6 +94,8 @@ class Inputs:
     """Size of a fixed class-balanced subset to evaluate on; None: all images."""
     skip_bad_images: bool
     """Whether images that cannot be read are left out instead of stopping the run."""
+    timeout: float | None = None
+    """Seconds after which the import of a plugin is stopped; None: never."""
     labels: str | None = None
     """What is right for the images of `data`: a label file, or `ReaL`; None: as they lie there."""
     tables: dict[str, Table] = field(default_factory=dict)
@@ -199,9 +202,9 @@ def add_run_options(parser: argparse.ArgumentParser, verbose: bool = True) -> No
     )
     group.add_argument(
         "--timeout",
-        type=float,
+        type=seconds,
         metavar="SECONDS",
-        help="stop a stage of a job that takes longer; its cells fail alone",
+        help="stop a stage of a job that takes longer, whose cells fail alone, or the import of a plugin",
     )
     group.add_argument("--address", help="Ray cluster to join (default: start Ray here)")
     loudness = group.add_mutually_exclusive_group()
@@ -217,6 +220,14 @@ def path(text: str) -> Path:
         return user_path(text)
     except UsageError as error:
         raise argparse.ArgumentTypeError(printable(str(error))) from error
+
+
+def seconds(text: str) -> float:
+    """Read a time above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{shortened(text)!r} is not a number of seconds above 0")
+    return number
 
 
 def positive(text: str) -> int:

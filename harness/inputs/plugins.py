@@ -2,20 +2,23 @@
 
 Harness code names no method. Third parties add theirs without a fork: an installed package through the entry
 points `spdfq_bench.methods` and `spdfq_bench.backends` (name = "module:Class"), a single file through `--plugin`.
-A plugin that does not import is named and skipped; the others go on.
+A plugin that does not import, or not in time, is named and skipped; the others go on.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import signal
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import FrameType, ModuleType
+from typing import Any, NoReturn
 
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS, Registry
@@ -25,14 +28,20 @@ PACKAGES = ("methods", "spdfq")
 _GROUPS: dict[str, Registry[Any]] = {"spdfq_bench.methods": METHODS, "spdfq_bench.backends": BACKENDS}
 
 
-def load(plugins: Iterable[str] = ()) -> None:
+class PluginTimeout(BaseException):
+    """An import takes too long; no Exception, which a plugin may catch."""
+
+
+def load(plugins: Iterable[str] = (), timeout: float | None = None) -> None:
     """Import what registers methods and backends, once each; cheap, no torch but for what plugin files import.
 
-    Raises UsageError for a plugin file that does not exist; whatever else is wrong with one is printed on stderr.
+    timeout: most seconds each plugin file may take, in a main thread; None: as long as it will. Raises UsageError for
+    a plugin file that does not exist; whatever else is wrong with one is printed on stderr.
     """
     _load_installed()
     for path in plugins:
-        _load_file(path)
+        with _ringing_after(timeout):
+            _load_file(path)
 
 
 def plugin_modules(plugins: Iterable[str]) -> list[ModuleType]:
@@ -66,11 +75,34 @@ def _load_file(path: str) -> ModuleType | None:
     try:
         with METHODS.unless_it_fails(), BACKENDS.unless_it_fails():
             spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # a stranger's file may raise anything, and may try to end the program
+    except (
+        Exception,
+        SystemExit,
+        PluginTimeout,
+    ) as error:  # a stranger's file may raise anything, and may try to end the program
         del sys.modules[name]
         _skip(path, error)
         return None
     return module
+
+
+@contextmanager
+def _ringing_after(seconds: float | None) -> Iterator[None]:
+    """Raise PluginTimeout inside when it takes longer."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise PluginTimeout(f"its import was stopped after {seconds:g} s (--timeout)")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, min(seconds, threading.TIMEOUT_MAX))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _skip(what: str, error: BaseException) -> None:

@@ -64,7 +64,7 @@ class SearchOptions:
 
 def read_search_run(single: Single, options: SearchOptions, inputs: Inputs, running: Running) -> SearchRun:
     """Check all that is asked for; raises UsageError for the first thing that does not work."""
-    catalog.load(absolute(inputs.plugin))
+    catalog.load(absolute(inputs.plugin), inputs.timeout)
     metrics = _metrics(options)
     matrix = single.matrix("A search")
     [entry] = select_models(matrix.models, inputs.weights)

@@ -88,6 +88,17 @@ def test_a_broken_plugin_is_named_and_skipped(tmp_path: Path, text: str, reason:
     assert {r["cell"]["method"] for r in records_of(tmp_path / "results").values()} == {"blobs", "noise"}
 
 
+@pytest.mark.parametrize(
+    "text", ["import time\ntime.sleep(60)", "while True:\n    try:\n        pass\n    except Exception:\n        pass"]
+)
+def test_a_plugin_that_never_ends_is_stopped(tmp_path: Path, text: str) -> None:
+    (tmp_path / "endless.py").write_text(text)
+    words = ["--methods", "noise", "--plugin", str(tmp_path / "endless.py"), "--plan", "--timeout"]
+    outcome = run_bench(tmp_path / "results", *TINY, *words, "0.1")
+    assert "endless.py was skipped: PluginTimeout: its import was stopped after 0.1 s (--timeout)" in outcome.err
+    assert outcome.code == 0
+
+
 def test_a_plugin_that_fails_half_way_brings_nothing(tmp_path: Path) -> None:
     path = tmp_path / "half.py"
     path.write_text("from methods.registry import METHODS\nMETHODS.register('half', int)\nimport nowhere_to_be_found")
