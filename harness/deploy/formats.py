@@ -36,8 +36,7 @@ def _from_safetensors(content: bytes) -> nn.Module:
 
 
 def _torch(model: nn.Module, image: Tensor, about: dict[str, str]) -> bytes:
-    from harness.deploy.program import quantized_program
-    from harness.deploy.torch_program import encoded
+    from harness.deploy.program import encoded, quantized_program
 
     return encoded(quantized_program(_of_torch(model), image), about)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, export
@@ -26,3 +28,14 @@ def traced(model: nn.Module, images: Tensor) -> ExportedProgram:
     """Return the program of a model on the CPU for images [n, C, H, W] of any number n."""
     with torch.no_grad():
         return export(model, (images,), dynamic_shapes=({0: Dim("batch")},))
+
+
+def encoded(program: ExportedProgram, about: dict[str, str]) -> bytes:
+    """Return the torch format's file of a program: torch.export.load reads it in a process without this package.
+
+    about: goes among its extra files. Its quantize and dequantize operations are torch's own; a process that runs it
+    imports them first: `from torch.ao.quantization.fx import _decomposed`.
+    """
+    stream = io.BytesIO()
+    torch.export.save(program, stream, extra_files={f"{name}.json": text for name, text in about.items()})
+    return stream.getvalue()

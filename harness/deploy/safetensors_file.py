@@ -8,11 +8,15 @@ are; a checksum covers header and tensors. Nothing is ever unpickled.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from harness.deploy import packing
-from harness.deploy.architectures import Architecture, architecture_of, build
+import torch
+from torch import Tensor, nn
+
+from harness.inputs.model_info import classes_of, told
+from harness.inputs.zoo import ENTRIES
 from harness.record.cache import checksum
 from methods.bits import Bits
 from methods.errors import UsageError
@@ -20,10 +24,37 @@ from methods.quant.insert import quantized_layers
 from methods.quant.placement import Placed, place, placed, placement
 from methods.quant.quantizers import stored
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
 FORMAT, VERSION = "spdfq-bench quantized model", 1
+_NIBBLE = 16
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """name: timm's, or an embedded model's; empty for a model nobody can build by name. classes: of its head."""
+
+    name: str
+    classes: int
+
+
+def architecture_of(model: nn.Module) -> Architecture:
+    """Return what a model says of itself (timm's `pretrained_cfg`)."""
+    return Architecture(str(told(model).get("architecture") or ""), classes_of(model))
+
+
+def build(architecture: Architecture) -> nn.Module:
+    """Return the model without its weights, frozen, in eval mode; raises UsageError for a name nobody knows."""
+    import timm
+
+    embedded = [entry for entry in ENTRIES.values() if entry.build and entry.name == architecture.name]
+    if embedded and embedded[0].build:
+        model = embedded[0].build()
+    elif timm.is_model(architecture.name):
+        model = timm.create_model(architecture.name, num_classes=architecture.classes)
+    else:
+        raise UsageError(
+            f"The architecture {architecture.name!r} is not one timm can build; give the plain model as well."
+        )
+    return model.eval().requires_grad_(False)
 
 
 def encoded(model: nn.Module, about: dict[str, str], architecture: Architecture | None = None) -> bytes:
@@ -64,12 +95,10 @@ def _settings(name: str, quantizer: Any) -> dict[str, Any]:
 
 def _codes(name: str, quantizer: Any, weight: Tensor) -> Tensor:
     """Return the packed codes of a weight; raises UsageError when they are not all of it."""
-    import torch
-
     codes = quantizer.cpu().quantize(weight)
     if not torch.equal(quantizer.dequantize(codes), weight):
         raise UsageError(f"The weight of {name} is not on the grid of its quantizer; this model cannot be stored.")
-    return packing.pack(codes, quantizer.codes)
+    return pack(codes, quantizer.codes)
 
 
 def decoded(content: bytes, source: str, model: nn.Module | None = None) -> nn.Module:
@@ -118,7 +147,7 @@ def _filled(plain: nn.Module, header: dict[str, Any], tensors: dict[str, Tensor]
     quantized = place(plain, header["places"], widths, quantizers).eval()
     for name, layer in quantized_layers(quantized):
         if layer.weights is not None:
-            codes = packing.unpack(tensors.pop(f"{name}.codes"), layer.weights.codes, header["weights"][name])
+            codes = unpack(tensors.pop(f"{name}.codes"), layer.weights.codes, header["weights"][name])
             tensors[f"{name}.layer.weight"] = layer.weights.dequantize(codes)
     _add_biases(quantized, tensors)
     quantized.load_state_dict(tensors, strict=True)
@@ -127,9 +156,27 @@ def _filled(plain: nn.Module, header: dict[str, Any], tensors: dict[str, Tensor]
 
 def _add_biases(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Give a layer that has got a bias in quantization a place for it."""
-    import torch
-
     for name, layer in quantized_layers(model):
         bias = tensors.get(f"{name}.layer.bias")
         if layer.layer.bias is None and bias is not None:
             layer.layer.bias = torch.nn.Parameter(torch.empty_like(bias))
+
+
+def pack(codes: Tensor, grid: range) -> Tensor:
+    """Return int32 codes of a grid as uint8 bytes [n]; with at most 16 codes the even places are the low halves."""
+    flat = (codes.flatten() - grid[0]).to(torch.uint8)
+    if len(grid) > _NIBBLE:
+        return flat
+    flat = torch.nn.functional.pad(flat, (0, len(flat) % 2))
+    return flat[::2] | flat[1::2] << 4
+
+
+def unpack(octets: Tensor, grid: range, shape: list[int]) -> Tensor:
+    """Return the int32 codes [*shape] of packed bytes; raises ValueError when these are of another number."""
+    count = math.prod(shape)
+    if len(grid) <= _NIBBLE:
+        octets = torch.stack([octets & (_NIBBLE - 1), octets >> 4], dim=1).flatten()[: count + count % 2]
+        octets = octets[:count]
+    if len(octets) != count:
+        raise ValueError(f"{len(octets)} codes are stored where {count} belong.")
+    return octets.to(torch.int32).reshape(shape) + grid[0]

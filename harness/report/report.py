@@ -14,6 +14,7 @@ from pathlib import Path
 
 from harness.record.studies import KINDS, Study, merged
 from harness.report.comparisons import MOST_ROWS, Comparison, comparisons, places
+from harness.report.exports import exports_grid
 from harness.report.layout import Layout
 from harness.report.measurements import Measurement, measurements
 from harness.report.pairs import pair_grids
@@ -95,7 +96,8 @@ class Report:
         """Return all of it as words in rows and columns; raises UsageError when there are no pairs to compare."""
         if not self.pairs:
             tables = [table.grid(self.verbose) for table in self.tables]
-            return [*tables, *self.reported] if self.every else [*tables, self.elsewhere()]
+            exports = exports_grid(self.lines)
+            return [*tables, *filter(None, [exports]), *self.reported] if self.every else [*tables, self.elsewhere()]
         found = [grid for table in self.tables for grid in pair_grids(table)]
         if not found:
             raise UsageError("There are no two rows with per-image correctness under the same seed in one column.")

@@ -12,9 +12,8 @@ import torch
 from tiny_models import tiny_swin, tiny_vit
 from torch import Tensor, nn
 
-from harness.deploy import torch_program
 from harness.deploy.graph import DEQUANTIZE, QUANTIZE
-from harness.deploy.program import quantized_program
+from harness.deploy.program import encoded, quantized_program
 from methods import BACKENDS
 from methods.bits import Bits
 from methods.contracts import ImageSpace, QuantizationContext
@@ -103,7 +102,7 @@ def test_other_grids_are_refused_or_replaced() -> None:
 def test_the_file_runs_without_this_package(tmp_path: Path) -> None:
     simulated = quantized(tiny_vit())
     program = quantized_program(simulated, images()[:1])
-    (tmp_path / "model.pt2").write_bytes(torch_program.encoded(program, {"note": "kept"}))
+    (tmp_path / "model.pt2").write_bytes(encoded(program, {"note": "kept"}))
     torch.save(images(), tmp_path / "images.pt")
     script = """
 import sys, torch

@@ -11,8 +11,7 @@ from safetensors.torch import load, save
 from tiny_models import tiny_swin, tiny_vit
 from torch import Tensor, nn
 
-from harness.deploy.packing import pack, unpack
-from harness.deploy.safetensors_file import decoded, encoded
+from harness.deploy.safetensors_file import decoded, encoded, pack, unpack
 from methods import BACKENDS
 from methods.bits import Bits
 from methods.contracts import ImageSpace, QuantizationContext

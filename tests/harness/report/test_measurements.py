@@ -7,6 +7,7 @@ from harness_kit import make_record
 from msgspec.structs import replace
 
 from harness.record.record import Deployed, Finished, Latency, Ran, UsedWeights
+from harness.report.exports import exports_grid
 from harness.report.measurements import COLUMNS, frame, measurements
 
 
@@ -27,6 +28,25 @@ def test_whole_numbers_stay_whole_beside_missing_ones() -> None:
     assert values.iloc[0] == 5_717_416
     assert values.dtype == pd.Int64Dtype()
     assert pd.isna(values.iloc[1])
+
+
+def test_exported_files_stand_beside_the_simulated_model() -> None:
+    ran = Ran(70.0, 99.0, 0.1, "1.2", (Latency(1, 1, 16.0, 20.0), Latency(8, 2, 50.0, 200.0)))
+    whole, unmeasured = (make_record(key) for key in "ab")
+    assert isinstance(whole, Finished)
+    files = {"onnx": Deployed(6_000_000, False, 70.5, {"some": ran}, 22_800_000)}
+    files["torch"] = Deployed(7_000_000, False, None, {"torch": Ran(None, 98.0, 0.1)})
+    grid = exports_grid(measurements([unmeasured, replace(whole, deployed=files)]))
+    assert grid is not None
+    assert grid.header[2:] == [
+        "top-1", "simulated", "alike", "MB", "MB, FP32", "1 image, 1 thread", "8 images, 2 threads"
+    ]  # fmt: skip
+    assert [[word.text for word in row[1:]] for row in grid.body] == [
+        ["onnx some 1.2", "70.00", "70.50", "99.00", "6.00", "22.80", "16.0 (1.25x)", "50.0 (4.00x)"],
+        ["torch torch", "-", "-", "98.00", "7.00", "-", "-", "-"],
+    ]
+    assert {row[0].text for row in grid.body} == {"vit_x w4a4 noise + minmax"}
+    assert exports_grid(measurements([unmeasured])) is None
 
 
 def test_speed_is_that_of_the_fastest_runtime_where_it_was_measured() -> None:
