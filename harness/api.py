@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness.cli.progress import progress_bar
 from harness.inputs import plugins
 from harness.inputs.seeds import generator
-from harness.plan.settings import checked_value
+from harness.plan.settings import checked_value, defaults
 from methods.bits import Bits
 from methods.contracts import Backend, Method, QuantizationContext, SynthesisContext, SyntheticImages
 from methods.errors import UsageError
@@ -163,7 +163,7 @@ def _configured(owner: Method | Backend, model: nn.Module, settings: dict[str, A
     from harness.inputs.model_info import name_of
 
     checked = {key: checked_value(owner.name, key, value) for key, value in settings.items()}
-    return replace(owner.default_config(name_of(model)), **checked)
+    return replace(defaults(owner, name_of(model)), **checked)
 
 
 def _as_tensor(images: SyntheticImages | Tensor | Iterable[Any]) -> Tensor:

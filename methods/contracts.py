@@ -136,8 +136,11 @@ class Method(ABC):
     `resumable`: whether all that changes from step to step is the shared loop's, the generator's or in the objective's
     `state` (`methods.optimisation.snapshots`), so that a killed synthesis can go on."""
 
+    short: ClassVar[dict[str, Any]] = {}
+    """Settings of a short run, over the defaults, for models that ask for one (the embedded ones)."""
+
     def default_config(self, model: str) -> Any:
-        """Return the default config for a model's name; per-model tables override this."""
+        """Return the default config of a full run for a model's name; per-model tables override this."""
         return self.config_class()
 
     def check_classes(self, classes: int) -> None:
@@ -185,8 +188,11 @@ class Backend(ABC):
     only_bits: ClassVar[tuple[str, ...]] = ()
     """The only bits it can quantize to, as text; empty: any."""
 
+    short: ClassVar[dict[str, Any]] = {}
+    """Settings of a short run, over the defaults, for models that ask for one (the embedded ones)."""
+
     def default_config(self, model: str) -> Any:
-        """Return the default config for a model's name."""
+        """Return the default config of a full run for a model's name."""
         return self.config_class()
 
     def takes_formats(self, config: Any) -> bool:

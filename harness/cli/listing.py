@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.cli.settings_list import HEADER, setting_rows
 from harness.inputs.zoo import ENTRIES, IMAGENET_CLASSES
+from harness.plan.settings import defaults
 from harness.report.text_table import Grid, Word
 from methods.contracts import Backend, Method
 from methods.errors import UsageError
@@ -108,13 +109,13 @@ def _described(registry: Registry[Any], name: str, describe: Callable[[Any], lis
 
 
 def _method(method: Method) -> list[str]:
-    config = method.default_config(_MODEL)
+    config = defaults(method, _MODEL)
     needs = "real images" if method.needs_real_images(config) else "the model alone"
     return [method.paper, needs, f"{method.image_passes(config):,.0f}", method.inferred or "-"]
 
 
 def _backend(backend: Backend) -> list[str]:
-    passes = backend.image_passes(backend.default_config(_MODEL), _IMAGES)
+    passes = backend.image_passes(defaults(backend, _MODEL), _IMAGES)
     return [backend.paper, f"{passes:,.0f}", backend.inferred or "-"]
 
 

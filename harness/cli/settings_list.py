@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 
 from harness.inputs.zoo import ENTRIES
 from harness.plan.jobs import setting_text
-from harness.plan.settings import TYPE_NAMES
+from harness.plan.settings import TYPE_NAMES, defaults
 from methods.contracts import Backend, Method
 
 HEADER = ["setting", "default", "takes", "meaning and source"]
@@ -31,7 +31,7 @@ def setting_rows(owners: Iterable[Method | Backend]) -> list[list[str]]:
 
 def _rows(owner: Method | Backend) -> list[list[str]]:
     kinds, meanings = get_type_hints(owner.config_class), meanings_of(owner.config_class)
-    configs = {model: owner.default_config(model) for model in ENTRIES}
+    configs = {model: defaults(owner, model) for model in ENTRIES}
     return [
         [
             f"{owner.name}.{part.name}",

@@ -10,7 +10,7 @@ checkpoint of one's own is described by `harness.inputs.own_models`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from harness.inputs.digits import IMAGE_SIZE, build_swin_digits, build_vit_digits
@@ -38,7 +38,8 @@ class ModelEntry:
     channels; task: the labels it knows ("digits" or one of those above); classes: of its head, 0 for a backbone
     without one, whose output is its pooled feature; class_names: in the order of its outputs, empty for ImageNet-1k
     and where nobody says them; architecture: timm's name of what is built, empty where the tag tells it; arguments:
-    further ones of timm's constructor.
+    further ones of timm's constructor; short: whether methods and backends take
+    their short runs for it by default.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ModelEntry:
     class_names: tuple[str, ...] = ()
     architecture: str = ""
     arguments: tuple[tuple[str, Any], ...] = ()
+    short: bool = False
 
 
 def _deit(name: str, arch: str, top1: float) -> ModelEntry:
@@ -72,7 +74,8 @@ def _swin(name: str, arch: str, source: str, top1: float) -> ModelEntry:
 
 
 def _digits(name: str, build: Callable[[], nn.Module], top1: float) -> ModelEntry:
-    return ModelEntry(name, name, 1.0, HALF, HALF, top1, size=IMAGE_SIZE, task="digits", classes=10, build=build)
+    entry = ModelEntry(name, name, 1.0, HALF, HALF, top1, size=IMAGE_SIZE, task="digits", classes=10, build=build)
+    return replace(entry, short=True)
 
 
 ENTRIES = {

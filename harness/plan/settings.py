@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 
+from harness.inputs.zoo import ENTRIES
 from harness.record.toml import Table, parse_toml
 from methods.contracts import Backend, Method
 from methods.errors import UsageError, unknown_name
@@ -91,13 +92,20 @@ def with_precision(overrides: Overrides, methods: Iterable[str], precision: str 
     return overrides | {name: {**overrides.get(name, {}), "precision": precision} for name in able}
 
 
+def defaults(owner: Method | Backend, model: str) -> Any:
+    """Return the default config of a method or backend for a model: of a short run where the model's entry asks for
+    one."""
+    config, entry = owner.default_config(model), ENTRIES.get(model)
+    return dataclasses.replace(config, **owner.short) if entry and entry.short else config
+
+
 def effective_config(owner: Method | Backend, model: str, overrides: Overrides) -> Any:
     """Return the frozen config of a method or backend for a model, overrides applied and validated."""
-    return dataclasses.replace(owner.default_config(model), **overrides.get(owner.name, {}))
+    return dataclasses.replace(defaults(owner, model), **overrides.get(owner.name, {}))
 
 
 def changed_settings(owner: Method | Backend, model: str, overrides: Overrides) -> dict[str, Any]:
     """Return {"name.key": value} of the overrides that differ from the model's defaults."""
-    default = owner.default_config(model)
+    default = defaults(owner, model)
     given = overrides.get(owner.name, {})
     return {f"{owner.name}.{key}": value for key, value in given.items() if getattr(default, key) != value}

@@ -28,7 +28,7 @@ from harness.inputs.images.sets import ArrayImages, StoredImages
 from harness.inputs.named_models import select_models
 from harness.inputs.zoo import ModelEntry
 from harness.plan.jobs import Request
-from harness.plan.settings import changed_settings
+from harness.plan.settings import changed_settings, defaults
 from harness.record.records import load_records
 from harness.report.metrics import find_metric
 from harness.search.measure import SearchRun, plan_of
@@ -116,7 +116,7 @@ def _described(
         metrics=metrics,
         space=space,
         base={k: v for owner in owners for k, v in changed_settings(owner, name, request.overrides).items()},
-        start=start_point(space, {owner.name: owner.default_config(name) for owner in owners}),
+        start=start_point(space, {owner.name: defaults(owner, name) for owner in owners}),
         images=[open_images(part).identity() for part in rungs(source, options.scheduler == "asha")],
         weights_sha256=subject.weights.sha256,
         versions=[owner.version for owner in owners],

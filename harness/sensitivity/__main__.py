@@ -75,6 +75,7 @@ def _measure(arguments: argparse.Namespace) -> int:
 
 def _sensitivities(entry: ModelEntry, arguments: argparse.Namespace) -> list[Sensitivity]:
     from harness.inputs.weights import find_weights, image_space, load_model
+    from harness.plan.settings import defaults
     from harness.sensitivity.measure import quantizer, sensitivities
     from methods.contracts import silent
     from methods.registry import BACKENDS
@@ -83,7 +84,7 @@ def _sensitivities(entry: ModelEntry, arguments: argparse.Namespace) -> list[Sen
     backend = BACKENDS.get(arguments.backend)
     model = load_model(entry, find_weights(entry, arguments.weights)).to(arguments.device)
     images = _images(entry, arguments.images, arguments.count).to(arguments.device)
-    quantize = quantizer(backend, model, images, backend.default_config(entry.name), image_space(entry))
+    quantize = quantizer(backend, model, images, defaults(backend, entry.name), image_space(entry))
     return sensitivities(model, images, widths, quantize, silent)
 
 

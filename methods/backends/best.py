@@ -39,7 +39,3 @@ class Best(Blockwise):
     paper = "this project's combination of RepQ-ViT, ERQ, AdaLog and SPDFQ"
     config_class = BestConfig
     inferred = "the combination"
-
-    def default_config(self, model: str) -> BestConfig:
-        """Return the frozen combination."""
-        return BestConfig()

@@ -113,14 +113,11 @@ class Blockwise(Backend):
     paper = "SPDFQ / SARDFQ (arXiv 2412.16553; ICCV 2025)"
     config_class = BlockwiseConfig
     inferred = "initial ranges; all images in every step"
+    short: ClassVar = {"iterations": 50}
     space: ClassVar = {
         "iterations": {"min": 0, "max": 400},
         "learning_rate": {"min": 1e-6, "max": 1e-3, "scaling": "log"},
     }
-
-    def default_config(self, model: str) -> BlockwiseConfig:
-        """Return the paper's defaults; the embedded models take half the steps, so that the demo stays short."""
-        return BlockwiseConfig(iterations=50 if model.endswith("_digits") else 100)
 
     def takes_formats(self, config: Any) -> bool:
         """Learning works on any format, ERQ's rounding on integers alone."""

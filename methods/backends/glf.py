@@ -37,7 +37,3 @@ class Glf(Blockwise):
     paper = "GLF-Q (2026)"
     config_class = GlfConfig
     inferred = "initial ranges; rotations; batches; rates of scales and roundings"
-
-    def default_config(self, model: str) -> GlfConfig:
-        """Return the published settings; the embedded models take a sixtieth of the steps."""
-        return GlfConfig(iterations=50 if model.endswith("_digits") else 3000)

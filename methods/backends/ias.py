@@ -69,14 +69,11 @@ class Ias(Backend):
     paper = "I&S-ViT (arXiv 2311.10126)"
     config_class = IasConfig
     inferred = "the image at eight bits; ranges one after another"
+    short: ClassVar = {"iterations": 50}
     space: ClassVar = {
         "iterations": {"min": 0, "max": 1000},
         "learning_rate": {"min": 1e-6, "max": 1e-3, "scaling": "log"},
     }
-
-    def default_config(self, model: str) -> IasConfig:
-        """Return the published settings; the embedded models take a twentieth of the steps."""
-        return IasConfig(iterations=50 if model.endswith("_digits") else 1000)
 
     def image_passes(self, config: Any, images: int) -> float:
         """Count every step of both stages at low bits as one forward+backward pass of its images."""

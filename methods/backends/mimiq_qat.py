@@ -79,14 +79,11 @@ class MimiQQat(Backend):
     paper = "MimiQ (AAAI 2025), its training"
     config_class = MimiQQatConfig
     inferred = "what is learned at which rate; strengths of the augmentation; last epoch instead of the best"
+    short: ClassVar = {"epochs": 30}
     space: ClassVar = {
         "learning_rate": {"min": 1e-5, "max": 1e-1, "scaling": "log"},
         "head_weight": {"min": 0.1, "max": 100.0, "scaling": "log"},
     }
-
-    def default_config(self, model: str) -> MimiQQatConfig:
-        """Return the code's defaults; 30 epochs for the embedded models."""
-        return MimiQQatConfig(epochs=30 if model.endswith("_digits") else 100)
 
     def image_passes(self, config: Any, images: int) -> float:
         """Count the passes of both networks in every epoch, and the calibration."""

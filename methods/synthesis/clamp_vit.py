@@ -82,6 +82,7 @@ class ClampViT(Method):
     inferred = (
         "everything but the idea: neighbourhood, positives, temperature, weights, optimizer; no turns with search"
     )
+    short: ClassVar = {"iterations": 100}
     space: ClassVar = {
         "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},
         "contrast_weight": {"min": 0.01, "max": 10.0, "scaling": "log"},
@@ -91,9 +92,8 @@ class ClampViT(Method):
     }
 
     def default_config(self, model: str) -> ClampViTConfig:
-        """Return PSAQ-ViT's rates, Swin's its own; 100 steps for the embedded models."""
-        rate, steps = family_named(model).learning_rate, 100 if model.endswith("_digits") else 1000
-        return ClampViTConfig(learning_rate=rate, iterations=steps)
+        """Return the defaults with the learning rate of the model's family."""
+        return ClampViTConfig(learning_rate=family_named(model).learning_rate)
 
     def check(self, model: nn.Module, config: ClampViTConfig) -> None:
         """Refuse models without attention between patches."""

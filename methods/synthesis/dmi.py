@@ -104,15 +104,12 @@ class DMI(Method):
     config_class: ClassVar[type] = DMIConfig
     resumable = True
     inferred = "rolls for other sizes than 224 px; clamping"
+    short: ClassVar = {"iterations": 100}
     space: ClassVar = {
         "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},
         "tv_weight": {"min": 1e-5, "max": 0.1, "scaling": "log"},
         "jitter": {"choices": [0, 8, 15, 28]},
     }
-
-    def default_config(self, model: str) -> Any:
-        """Return the code's defaults; 100 steps for the embedded models."""
-        return self.config_class(iterations=100 if model.endswith("_digits") else 4000)
 
     def image_passes(self, config: Any) -> float:
         """Count every image at every step."""

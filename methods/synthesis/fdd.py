@@ -124,6 +124,7 @@ class FDD(Method):
     config_class = FDDConfig
     resumable = True
     inferred = "edges of the rings; radii and jitter for other sizes than 224 px"
+    short: ClassVar = {"iterations": 100}
     space: ClassVar = {
         "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},
         "pse_weight": {"min": 0.01, "max": 10.0, "scaling": "log"},
@@ -132,9 +133,8 @@ class FDD(Method):
     }
 
     def default_config(self, model: str) -> FDDConfig:
-        """Return the code's defaults with Swin's own learning rate; 100 steps for the embedded models."""
-        rate, steps = family_named(model).learning_rate, 100 if model.endswith("_digits") else 1000
-        return FDDConfig(learning_rate=rate, iterations=steps)
+        """Return the defaults with the learning rate of the model's family."""
+        return FDDConfig(learning_rate=family_named(model).learning_rate)
 
     def check(self, model: nn.Module, config: FDDConfig) -> None:
         """Refuse models without attention between patches."""

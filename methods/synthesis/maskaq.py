@@ -80,11 +80,8 @@ class MaskAQ(MimiQ):
     config_class = MaskAQConfig
     resumable = False  # the student's ranges
     inferred = f"{MimiQ.inferred}; student and its refreshing; choice of rows; mean over queries in Swin"
+    short: ClassVar = {"iterations": 50, "rounds": 2, "refresh": 25}
     space: ClassVar = MimiQ.space | {"align_weight": {"min": 0.001, "max": 10.0, "scaling": "log"}}
-
-    def default_config(self, model: str) -> MaskAQConfig:
-        """Return the paper's defaults; two rounds of 50 steps for the embedded models."""
-        return MaskAQConfig(iterations=50, rounds=2, refresh=25) if model.endswith("_digits") else MaskAQConfig()
 
     def image_passes(self, config: MaskAQConfig) -> float:  # type: ignore[override]
         """Count every image at every step of every round, twice with a student, and the student's calibrations."""

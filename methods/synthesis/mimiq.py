@@ -82,16 +82,13 @@ class MimiQ(Method):
     config_class: ClassVar[type] = MimiQConfig
     resumable = True
     inferred = "32 images; granularity of roll and colour; norm and place of the variation; Swin's maps without bias"
+    short: ClassVar[dict[str, int]] = {"iterations": 100}
     space: ClassVar = {
         "learning_rate": {"min": 0.01, "max": 0.5, "scaling": "log"},
         "ssim_weight": {"min": 0.01, "max": 10.0, "scaling": "log"},
         "tv_weight": {"min": 1e-6, "max": 1e-1, "scaling": "log"},
         "colour": {"choices": [0.0, 0.5, 1.0]},
     }
-
-    def default_config(self, model: str) -> MimiQConfig:
-        """Return the code's defaults; 100 steps for the embedded models."""
-        return MimiQConfig(iterations=100 if model.endswith("_digits") else 2000)
 
     def check(self, model: nn.Module, config: MimiQConfig) -> None:
         """Refuse models without attention between patches."""

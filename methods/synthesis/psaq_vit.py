@@ -77,6 +77,7 @@ class PSAQViT(Method):
     config_class = PSAQViTConfig
     resumable = True
     inferred = "jitter and variation target for other sizes than 224 px; several prefix tokens"
+    short: ClassVar = {"iterations": 100}
     space: ClassVar = {
         "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},
         "pse_weight": {"min": 0.01, "max": 10.0, "scaling": "log"},
@@ -86,9 +87,8 @@ class PSAQViT(Method):
     }
 
     def default_config(self, model: str) -> PSAQViTConfig:
-        """Return the code's defaults with Swin's own learning rate; 100 steps for the embedded models."""
-        rate, steps = family_named(model).learning_rate, 100 if model.endswith("_digits") else 1000
-        return PSAQViTConfig(learning_rate=rate, iterations=steps)
+        """Return the defaults with the learning rate of the model's family."""
+        return PSAQViTConfig(learning_rate=family_named(model).learning_rate)
 
     def check(self, model: nn.Module, config: PSAQViTConfig) -> None:
         """Refuse models without attention between patches."""

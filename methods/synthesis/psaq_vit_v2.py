@@ -92,6 +92,7 @@ class PSAQViTV2(Method):
     config_class = PSAQViTV2Config
     needs_classes = False
     inferred = "all but the losses' form: the student's bits, ranges, rate and steps, weights of the terms, schedule"
+    short: ClassVar = {"iterations": 100}
     space: ClassVar = {
         "learning_rate": {"min": 0.02, "max": 0.5, "scaling": "log"},
         "discrepancy_weight": {"min": 0.01, "max": 100.0, "scaling": "log"},
@@ -101,9 +102,8 @@ class PSAQViTV2(Method):
     }
 
     def default_config(self, model: str) -> PSAQViTV2Config:
-        """Return the defaults with Swin's own learning rate; 100 steps for the embedded models."""
-        rate, steps = family_named(model).learning_rate, 100 if model.endswith("_digits") else 1000
-        return PSAQViTV2Config(learning_rate=rate, iterations=steps)
+        """Return the defaults with the learning rate of the model's family."""
+        return PSAQViTV2Config(learning_rate=family_named(model).learning_rate)
 
     def check(self, model: nn.Module, config: PSAQViTV2Config) -> None:
         """Refuse models without attention between patches."""

@@ -56,7 +56,7 @@ def quantized_logits(name: str, model: Any, images: Tensor, device: torch.device
         copy.deepcopy(model).to(device),
         images.to(device),
         Bits.parse("w8a8"),
-        backend.default_config("vit_digits"),
+        replace(backend.default_config("vit_digits"), **backend.short),
         context,
     )
     with torch.no_grad():

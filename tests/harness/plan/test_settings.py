@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from harness.inputs import plugins as catalog
-from harness.plan.settings import changed_settings, effective_config, read_overrides, with_precision
+from harness.plan.settings import changed_settings, defaults, effective_config, read_overrides, with_precision
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 
@@ -120,3 +121,10 @@ def test_precision_is_set_for_every_method_that_has_one() -> None:
     assert with_precision(given, ["noise"], None) == given
     with pytest.raises(UsageError, match="--precision bf16 has no effect"):
         with_precision(given, ["noise", "real"], "bf16")
+
+
+def test_models_that_ask_for_it_get_a_short_run() -> None:
+    full, short = (defaults(METHODS.get("maskaq"), model) for model in ("swin_t", "swin_digits"))
+    assert (full.iterations, full.rounds, full.refresh) == (2000, 4, 500)
+    assert short == dataclasses.replace(full, iterations=50, rounds=2, refresh=25)
+    assert defaults(BACKENDS.get("best"), "vit_digits") == defaults(BACKENDS.get("best"), "vit_b")

@@ -196,9 +196,9 @@ def test_the_original_is_left_as_it_was_and_nothing_is_left_to_train() -> None:
 def test_settings_and_estimate() -> None:
     assert Ias().image_passes(IasConfig(iterations=100), 32) == 32 * 201
     assert Ias().image_passes(IasConfig(iterations=100), 128) == 128 + 200 * 64
-    published, embedded = Ias().default_config("deit_t"), Ias().default_config("vit_digits")
+    published = Ias().default_config("deit_t")
     assert [published.learning(Bits.parse(b)).iterations for b in ("w4a4", "w3a8", "w6a6")] == [1000, 1000, 200]
-    assert (embedded.iterations, published.learning_rate, published.batch) == (50, 4e-5, 64)
+    assert (Ias.short, published.learning_rate, published.batch) == ({"iterations": 50}, 4e-5, 64)
     bad: list[dict[str, Any]] = [{"iterations": -1}, {"learning_rate": 0.0}, {"batch": -1}]
     for settings in bad:
         with pytest.raises(UsageError, match="iterations >= 0"):

@@ -248,7 +248,7 @@ def test_settings_estimates_and_refusals() -> None:
     assert (config.epochs, config.batch, config.learning_rate, config.warmup) == (100, 16, 1e-3, 2)
     assert (config.temperature, config.head_weight, config.gradient_scale) == (5.0, 10.0, 0.01)
     assert method.image_passes(config, 3) == 401
-    assert method.default_config("vit_digits").epochs == 30
+    assert method.short == {"epochs": 30}
     with pytest.raises(UsageError, match="Identity is not supported"):
         train(nn.Identity())
     bad: dict[str, Any]

@@ -139,7 +139,7 @@ def test_defaults() -> None:
     assert (deit.images, deit.iterations, deit.learning_rate, swin.learning_rate) == (32, 1000, 0.2, 0.25)
     assert (deit.loop().betas, deit.loop().rounds, deit.loop().warmup) == ((0.5, 0.9), 2, 0.2)
     assert method.image_passes(deit) == 32000
-    assert method.default_config("vit_digits").iterations == 100
+    assert method.short == {"iterations": 100}
 
 
 def test_what_it_cannot_handle_is_refused() -> None:

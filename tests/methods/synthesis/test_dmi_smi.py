@@ -189,7 +189,7 @@ def test_defaults_are_the_codes() -> None:
         assert (config.images, config.iterations, config.learning_rate, config.tv_weight) == (32, 4000, 0.25, 1e-4)
         assert (config.loop().betas, config.limit(space), config.flip) == ((0.5, 0.99), 28, 0.5)
         assert [config.loop().rate(step) for step in (0, 2000, 3999)] == [1.0, 1.0, 1.0]
-        assert METHODS.get(name).default_config("vit_digits").iterations == 100
+        assert METHODS.get(name).short == {"iterations": 100}
     assert DMI().image_passes(DMIConfig()) == 128000
     shares = 50 + 50 * 0.7 + 100 * 0.7**2 + 100 * 0.7**3 + 3700 * 0.7**4
     assert SMI().image_passes(SMIConfig()) == pytest.approx(32 * shares)

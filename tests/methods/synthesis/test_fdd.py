@@ -128,7 +128,7 @@ def test_defaults_are_the_codes() -> None:
     rates = [deit.loop().rate(step) for step in (0, 39, 40, 120, 200, 240)]
     assert rates == pytest.approx([0.025, 1.0, 1.0, 0.5, 0.025, 1.0])
     assert method.image_passes(deit) == pytest.approx(32 * (1000 + 500 / 3))
-    assert [method.default_config(f"{name}_digits").iterations for name in ("vit", "swin")] == [100, 100]
+    assert method.short == {"iterations": 100}
 
 
 def test_models_without_known_attention_are_refused() -> None:

@@ -203,7 +203,7 @@ def test_defaults_are_the_papers() -> None:
     assert (config.iterations, config.rounds, config.fb_weight, config.align_weight) == (2000, 4, 1.0, 0.1)
     assert [config.share(step) for step in (0, 1999)] == pytest.approx([0.5, 0.1])
     assert (config.rows, config.dropped) == (64, 0.3)
-    digits = MaskAQ().default_config("swin_digits")
+    digits = dataclasses.replace(config, **MaskAQ.short)
     assert MaskAQ().image_passes(digits) == pytest.approx(2 * 32 * (2 * 50 + 2 / 3))
     assert MaskAQ().image_passes(dataclasses.replace(digits, align_weight=0.0)) == 2 * 32 * 50
 

@@ -221,7 +221,7 @@ def test_defaults_are_the_codes() -> None:
     assert (loop.betas, loop.weight_decay, loop.warmup, loop.rounds) == ((0.9, 0.999), 1e-6, 0.0, 1)
     assert [0.1 * loop.rate(step) for step in (0, 1000, 2000)] == pytest.approx([0.1, 0.0505, 0.001])
     assert MimiQ().image_passes(config) == 64000
-    assert MimiQ().default_config("vit_digits").iterations == 100
+    assert MimiQ.short == {"iterations": 100}
 
 
 def test_models_it_cannot_handle_are_refused() -> None:

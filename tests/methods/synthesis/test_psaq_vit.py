@@ -164,7 +164,7 @@ def test_defaults_are_the_codes() -> None:
     rates = [deit.loop().rate(step) for step in (0, 99, 100, 300, 499, 500, 599, 800)]
     assert rates == pytest.approx([0.01, 1.0, 1.0, 0.5, 0.0, 0.01, 1.0, 0.5], abs=1e-4)
     assert method.image_passes(deit) == 32000
-    assert [method.default_config(f"{name}_digits").iterations for name in ("vit", "swin")] == [100, 100]
+    assert method.short == {"iterations": 100}
 
 
 def test_models_without_known_attention_are_refused() -> None:

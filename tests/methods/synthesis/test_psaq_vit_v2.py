@@ -188,7 +188,7 @@ def test_defaults_are_psaq_vits_and_passes_are_counted() -> None:
     assert (deit.images, deit.iterations, deit.learning_rate, swin.learning_rate) == (32, 1000, 0.2, 0.25)
     assert (deit.jitter, deit.loop().rounds, deit.student_bits) == (15, 2, "w4a8")
     assert method.image_passes(deit) == pytest.approx(32000 * 11 / 3)
-    assert [method.default_config(f"{name}_digits").iterations for name in ("vit", "swin")] == [100, 100]
+    assert method.short == {"iterations": 100}
 
 
 def test_models_that_cannot_be_quantized_are_refused() -> None:
