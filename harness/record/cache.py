@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
 from harness.record.files import write_atomically
@@ -46,11 +47,13 @@ class Cache:
         return self.path(key).is_file()
 
     def store(self, key: str, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-        """Write an entry; NaN in `about` raises ValueError."""
+        """Write an entry, in the place of whatever is there; NaN in `about` raises ValueError."""
         from safetensors.torch import save
 
         described = json.dumps(about, allow_nan=False)
         header = {"about": described, "sha256": checksum(tensors, key + described)}
+        if self.path(key).is_dir():  # which no file can be renamed to
+            rmtree(self.path(key))
         write_atomically(self.path(key), save({k: v.contiguous() for k, v in tensors.items()}, header))
 
     def load(self, key: str) -> Entry | None:

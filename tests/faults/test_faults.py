@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import damage
 import local_faults
 import pytest
 import ray_faults
@@ -26,6 +27,14 @@ def test_without_ray(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(CONTROL, str(tmp_path))
     outcome = local_faults.SCENARIOS[name](tmp_path, int(os.environ.get("FAULT_TIMES", "2")), random.Random(name))
     assert outcome.sound, outcome
+
+
+@pytest.mark.parametrize("name", damage.SCENARIOS)
+def test_damaged_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CONTROL, str(tmp_path))
+    outcome = damage.SCENARIOS[name](tmp_path, 40, random.Random(name))
+    assert outcome.counted == outcome.broken == 0, outcome
+    assert outcome.problems == []
 
 
 @pytest.fixture(scope="module")

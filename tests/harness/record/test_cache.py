@@ -44,6 +44,13 @@ def test_kinds_do_not_mix(tmp_path: Path) -> None:
     assert Cache.of(tmp_path, "reference").load("key") is None
 
 
+def test_a_folder_in_place_of_an_entry_gives_way(tmp_path: Path) -> None:
+    cache = Cache.of(tmp_path, "synthesis")
+    (cache.path("key") / "inner").mkdir(parents=True)
+    assert cache.load("key") is None
+    assert stored(tmp_path).load("key") is not None
+
+
 def test_views_are_stored_as_their_values(tmp_path: Path) -> None:
     cache = Cache.of(tmp_path, "synthesis")
     cache.store("view", {"images": torch.arange(6.0).reshape(2, 3).t()}, {})
