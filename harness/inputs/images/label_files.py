@@ -23,6 +23,7 @@ from methods.text import shortened
 
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 SOLUTION = "LOC_val_solution.csv"
+CLASS_MAP = "class_map.txt"
 _MAP = "map_clsloc.txt"
 REAL = "ReaL"
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})")
@@ -70,6 +71,18 @@ def read_labels(path: Path, classes: Classes) -> LabelFile:
     if path.suffix.lower() == ".csv":
         return _from_csv(path, classes)
     return _from_lines(path, classes)
+
+
+def class_map(folder: Path, classes: Classes) -> Classes:
+    """Return the classes under the names that timm's class map in a folder gives them, if there is one: one a line, in
+    the order of the model's outputs; raises UsageError where they are not as many."""
+    path = folder / CLASS_MAP
+    if not path.is_file():
+        return classes
+    names = tuple(line.strip() for line in text_of(path).strip().splitlines())
+    if len(set(names)) != len(names) or classes.count not in (0, len(names)):
+        raise UsageError(f"{path} needs a line for each of the model's classes, no two the same.")
+    return Classes(classes.count, names)
 
 
 def text_of(path: Path) -> str:

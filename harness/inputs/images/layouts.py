@@ -9,21 +9,27 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.inputs.images import label_files
 from harness.inputs.images.decoding import SUFFIXES
 from harness.inputs.images.label_files import GROUND_TRUTH, SOLUTION, LabelFile
-from harness.inputs.images.labels import WORDNET, Classes, Label
+from harness.inputs.images.labels import WORDNET, Classes, Label, class_of_folders
 from harness.inputs.images.stores import FolderStore, ParquetStore, Store, TarStore, is_visible
 from methods.errors import UsageError
 from methods.text import shortened
 
 TABLE = "labels.csv"
 _VALIDATION, _OTHERS = ("val", "validation", "valid"), ("train", "training", "test")
-_BESIDE = (SOLUTION, "val.txt", GROUND_TRUTH, f"ILSVRC2012_devkit_t12/data/{GROUND_TRUTH}", f"data/{GROUND_TRUTH}")
+_BESIDE = (
+    TABLE,
+    SOLUTION,
+    "val.txt",
+    GROUND_TRUTH,
+    f"ILSVRC2012_devkit_t12/data/{GROUND_TRUTH}",
+    f"data/{GROUND_TRUTH}",
+)
 _DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 _IMAGES_TAR = "ILSVRC2012_img_val.tar"
 _ABOVE = 4  # Kaggle's images lie so many folders below their labels
@@ -44,7 +50,7 @@ def find_images(where: Path, labels: str | None = None, classes: Classes = WORDN
     labels: a label file, or "ReaL" for ImageNet's ReaL labels; None: as the layout says. Raises UsageError when the
     place is missing, holds no images, or does not say what is right for them.
     """
-    if labels is None and (where / TABLE).is_file():
+    if labels is None and (where / TABLE).is_file() and not (where / _IMAGES_TAR).is_file():
         return _from_table(where, classes)
     store = _store(where)
     names = sorted(store.names())
@@ -58,7 +64,9 @@ def find_images(where: Path, labels: str | None = None, classes: Classes = WORDN
         return Found(store, sorted(own.items()))
     if not any("/" in name for name in names):
         return _labelled(store, names, _table_beside(store, len(names), classes))
-    return Found(store, [(name, label) for name, label in zip(names, _by_folder(store, names, classes), strict=True)])
+    beside = where if where.is_dir() else where.parent
+    by_folder = class_of_folders(store.root, names, label_files.class_map(beside, classes))
+    return Found(store, list(zip(names, by_folder, strict=True)))
 
 
 def _labelled(store: Store, names: list[str], table: LabelFile) -> Found:
@@ -170,72 +178,3 @@ def _table_beside(store: Store, count: int, classes: Classes) -> LabelFile:
         f"{store.root} holds {count} images and nothing that says what they show: put them into class folders, or put "
         f"beside them {TABLE} (path,label), val.txt, {GROUND_TRUTH} or {SOLUTION}, or name a file with --labels."
     )
-
-
-def _by_folder(store: Store, names: list[str], classes: Classes) -> list[int]:
-    """Return the class of each image by the folder it lies in; raises UsageError for a mixture of kinds."""
-    words = [_folder(name, classes) for name in names]
-    if "" in words:
-        raise UsageError(
-            f"{store.root} holds images in class folders and beside them (such as {names[words.index('')]})."
-        )
-    index = _class_folders(store.root, sorted(set(words)), classes)
-    return [index[word] for word in words]
-
-
-def _folder(name: str, classes: Classes) -> str:
-    """Return the innermost folder of an image that is named as a class, or the innermost one."""
-    inwards = name.split("/")[-2::-1]
-    return next((word for word in inwards if classes.index(word) is not None), inwards[0] if inwards else "")
-
-
-def _class_folders(root: Path, words: list[str], classes: Classes) -> dict[str, int]:
-    """Return {folder: class}: names of classes, or numbers, or (of a model whose class names are not known) folders in
-    their order."""
-    known = classes.known
-    for kind in (known.__contains__, _is_index(classes)):
-        if all(map(kind, words)):
-            return {word: classes.read(word, str(root)) for word in words}
-    if not known:
-        return _in_order(root, words, classes.count)
-    unknown = [word for word in words if word not in known]
-    if len(unknown) < len(words) and all(map(_is_index(classes), unknown)):
-        raise UsageError(
-            f"{root} mixes class folders named by {classes.kind} and by number (such as {unknown[0]}); "
-            "one or the other."
-        )
-    some = ", ".join(unknown[:3])
-    if classes.wordnet:
-        raise UsageError(
-            f"{root} has {len(unknown)} folders that are no ImageNet class (such as {some}); "
-            "class folders are named by WordNet id (n01440764)."
-        )
-    raise UsageError(
-        f"{root} has {len(unknown)} folders that are no class of the model (such as {some}); "
-        f"its classes are {shortened(', '.join(known), 80)}."
-    )
-
-
-def _is_index(classes: Classes) -> Callable[[str], bool]:
-    return lambda word: word not in classes.known and classes.index(word) is not None
-
-
-def _in_order(root: Path, words: list[str], count: int) -> dict[str, int]:
-    """Return the folders' places in sorted order, as torchvision's ImageFolder counts them.
-
-    Raises UsageError when they are not as many as there are classes, or timm, which sorts numbers in names by their
-    value, would count them differently.
-    """
-    from timm.utils.misc import natural_key
-
-    if count not in (0, len(words)):
-        raise UsageError(
-            f"{root} has {len(words)} class folders, and the model has {count} classes; class_names in a TOML file "
-            "beside its checkpoint tell which are which."
-        )
-    if count and sorted(words, key=natural_key) != words:
-        raise UsageError(
-            f"{root}: torchvision and timm sort its class folders differently (such as {words[0]}, {words[1]}); "
-            "the model's class names must be known."
-        )
-    return {word: index for index, word in enumerate(words)}

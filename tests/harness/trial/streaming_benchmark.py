@@ -1,0 +1,144 @@
+"""How an evaluation streams: `python tests/harness/trial/streaming_benchmark.py FOLDER [THREADS [IMAGES]]`.
+
+Repeats the JPEGs of a folder of class folders (named by WordNet id), each with a comment of its own, until a tar file
+has 5,000 of them. Prints images per second, and processor time, of `harness.trial.evaluate` beside those of the loop
+of timm's `validate.py` (its loader with as many worker processes as there are cores, loss and accuracies) on the same
+DeiT-Tiny, batch size, threads and images, in turns, the first of which does not count; and the peak memory of an
+evaluation of all images beside that of one of 500, each in a process of its own. Weights come from DFQ_WEIGHTS, else
+they are random: they take the same time.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+import torch
+from timm.data import create_dataset, create_loader
+from timm.utils import AverageMeter, accuracy
+from torch import nn
+
+from harness.inputs import plugins as catalog
+from harness.inputs.image_sets import DataSource, open_images
+from harness.inputs.images.labels import class_index
+from harness.inputs.named_models import select_models
+from harness.inputs.weights import find_weights, load_model
+from harness.inputs.zoo import ModelEntry
+from harness.trial.evaluate import BATCH, logits_of, metrics
+from harness.trial.meter import metered
+
+_ROUNDS, _TIMED, _FEW, _MANY = 3, 900, 500, 5000  # 900 are too many to be kept in memory
+_CPU = torch.device("cpu")
+
+
+def pack(folder: Path, tar: Path, count: int) -> Path:
+    """Write `count` different JPEG files into a tar file: each round through the folder has another comment."""
+    found = sorted(folder.glob("*/*.JPEG"))
+    with tarfile.open(tar, "w") as out:
+        for number, path in zip(range(count), itertools.cycle(found), strict=False):
+            content, comment = path.read_bytes(), f"copy {number:06d}".encode()
+            content = content[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + content[2:]
+            about = tarfile.TarInfo(f"{path.parent.name}/{number:06d}.JPEG")
+            about.size = len(content)
+            out.addfile(about, io.BytesIO(content))
+    return tar
+
+
+@lru_cache
+def deit_t() -> tuple[ModelEntry, nn.Module]:
+    """Return the entry and the model."""
+    catalog.load()
+    [entry] = select_models(["deit_t"])
+    return entry, load_model(entry, find_weights(entry, os.environ.get("DFQ_WEIGHTS", "random")))
+
+
+def ours(tar: Path) -> float:
+    """Return top-1 in percent of an evaluation."""
+    entry, model = deit_t()
+    logits = logits_of(model, DataSource(str(tar)), entry, _CPU, lambda *_: None)
+    top1: float = metrics(logits, logits, open_images(DataSource(str(tar))).labels)[0]["top1"]
+    return top1
+
+
+def timms(tar: Path) -> float:
+    """Return top-1 in percent of the loop of validate.py."""
+    entry, model = deit_t()
+    classes = tar.with_name("classes.txt")
+    classes.write_text("\n".join(class_index()))
+    loader = create_loader(
+        create_dataset("", str(tar), class_map=str(classes)),
+        input_size=(3, entry.size, entry.size),
+        batch_size=BATCH["cpu"],
+        interpolation=entry.interpolation,
+        mean=entry.mean,
+        std=entry.std,
+        crop_pct=entry.crop,
+        num_workers=os.cpu_count() or 1,
+        device=_CPU,
+    )
+    criterion, losses, top1 = nn.CrossEntropyLoss(), AverageMeter(), AverageMeter()
+    with torch.inference_mode():
+        for images, target in loader:
+            output = model(images)
+            losses.update(criterion(output, target).item(), len(images))
+            top1.update(accuracy(output, target, topk=(1, 5))[0].item(), len(images))
+    return float(top1.avg)
+
+
+def speeds(tar: Path) -> None:
+    """Print what both take, in turns, and the ratio of neighbours."""
+    runs = [(took(ours, tar), took(timms, tar)) for _ in range(1 + _ROUNDS)][1:]
+    mine, theirs = (statistics.median(run[side][0] for run in runs) for side in (0, 1))
+    seconds = [1000 * statistics.median(run[side][1] for run in runs) for side in (0, 1)]
+    print(
+        f"images/s: {mine:.1f}, timm {theirs:.1f}, ratio {statistics.median(a[0] / b[0] for a, b in runs):.2f}; "
+        f"processor ms an image: {seconds[0]:.1f}, timm {seconds[1]:.1f}, with worker processes"
+    )
+
+
+def took(evaluate: Callable[[Path], float], tar: Path) -> tuple[float, float]:
+    """Return images per second and processor seconds an image, those of ended worker processes included."""
+    start, processor = time.perf_counter(), sum(os.times()[:4])
+    top1 = evaluate(tar)
+    speed = _TIMED / (time.perf_counter() - start)
+    print(f"  {evaluate.__name__}: {speed:.1f} images/s, top-1 {top1:.2f} %", flush=True)
+    return speed, (sum(os.times()[:4]) - processor) / _TIMED
+
+
+def peak(tar: Path, threads: int) -> float:
+    """Return the peak in MiB of an evaluation in a process of its own."""
+    words = [sys.executable, __file__, str(tar), str(threads)]
+    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+
+
+def main(words: list[str]) -> None:
+    """Print the two lines, or as a child the peak of the one tar file given."""
+    place = Path(words[0])
+    threads, many = (int(word) for word in (words[1:] + ["2", str(_MANY)][len(words) - 1 :])[:2])
+    torch.set_num_threads(threads)
+    if place.suffix == ".tar":
+        with metered(_CPU) as meter:
+            ours(place)
+        print(meter.peak_mb)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        tars = [pack(place, Path(folder) / f"{count}.tar", count) for count in (_TIMED, _FEW, many)]
+        speeds(tars[0])
+        few, all_ = (peak(tar, threads) for tar in tars[1:])
+        print(f"peak memory: {few:.0f} MiB for {_FEW} images, {all_:.0f} MiB for {many}; {all_ - few:+.0f} MiB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
