@@ -21,8 +21,7 @@ from harness.record.cache import Cache, Entry, checksum
 from harness.record.record import Costs, Finished, Metrics, Operation, Stage, Stages
 from harness.record.records import write_record
 from harness.trial.cell_record import common
-from harness.trial.evaluate import logits_of, metrics
-from harness.trial.features import feature_metrics
+from harness.trial.evaluate import feature_metrics, logits_of, metrics
 from harness.trial.meter import metered
 from harness.trial.reference import StageReport, device_of, model_of, reference_logits, require_finite
 from methods.contracts import QuantizationContext, Report

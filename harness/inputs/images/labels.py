@@ -103,7 +103,7 @@ def _class_folders(root: Path, words: list[str], classes: Classes) -> dict[str, 
     if classes.wordnet:
         raise UsageError(
             f"{root} has {len(unknown)} folders that are no ImageNet class (such as {some}); "
-            "class folders are named by WordNet id (n01440764)."
+            "class folders are named by WordNet id (n01440764), or by a class_map.txt beside them."
         )
     raise UsageError(
         f"{root} has {len(unknown)} folders that are no class of the model (such as {some}); "

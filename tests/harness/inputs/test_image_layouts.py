@@ -186,6 +186,22 @@ def as_parquet(root: Path) -> Path:
     return root
 
 
+def flat_tar_beside(name: str, text: Callable[[str, int], str]) -> Callable[[Path], Path]:
+    """ILSVRC's tar file with a label file beside it."""
+
+    def layout(root: Path) -> Path:
+        write(root / name, lines(text))
+        return pack(root / "ILSVRC2012_img_val.tar", {name: content for name, content, _ in DIGITS})
+
+    layout.__name__ = f"tar_beside_{name}"
+    return layout
+
+
+def of_any_names(root: Path) -> Path:
+    write(root / "class_map.txt", "".join(f"thing {label:03d}\n" for label in range(1000)))
+    return class_folders(root, lambda label: f"thing {label:03d}")
+
+
 def with_real_labels(root: Path) -> tuple[Path, Path]:
     write(root / "real.json", json.dumps([[label] for _, _, label in DIGITS]))
     return class_folders(root / "val", lambda _: WNIDS[500]), root / "real.json"
@@ -220,8 +236,12 @@ LAYOUTS: list[Callable[[Path], Any]] = [
     as_downloaded,
     in_a_tar,
     tar_of_tars,
+    flat_tar_beside("val.txt", lambda name, label: f"{name} {label}"),
+    flat_tar_beside("labels.csv", lambda name, label: f"{name},{WNIDS[label]}"),
+    flat_tar_beside("LOC_val_solution.csv", lambda name, label: f"{name[:-5]},{WNIDS[label]} 1 2 30 40"),
     as_webdataset,
     as_parquet,
+    of_any_names,
     with_real_labels,
     as_files_are_left,
 ]
@@ -242,7 +262,9 @@ def measured(root: Path, layout: Callable[[Path], Any]) -> dict[str, Any]:
     done = run_bench(root / "results", *words, *(["--labels", str(labels)] if labels else []))
     assert done.code == 0, done.err
     [record] = records_of(root / "results").values()
-    return {name: record[name] for name in ("metrics", "logits_sha256", "correct_bits")}
+    right = [label for _, label in find_images(where, labels and str(labels)).files]
+    found = {name: record[name] for name in ("metrics", "logits_sha256", "correct_bits")}
+    return found | {"right": [label if isinstance(label, int) else label[0] for label in right]}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
@@ -250,6 +272,7 @@ def test_every_layout_gives_the_same_result(
     tmp_path: Path, layout: Callable[[Path], Any], expected: dict[str, Any]
 ) -> None:
     assert measured(tmp_path, layout) == expected
+    assert expected["right"] == [label for _, _, label in DIGITS]
     assert expected["metrics"]["n"] == COUNT
 
 
@@ -278,6 +301,11 @@ def some_without_labels(root: Path) -> Path:
 
 def names_and_numbers(root: Path) -> Path:
     return class_folders(root, lambda label: str(label) if label % 2 else WNIDS[label])
+
+
+def too_short_a_class_map(root: Path) -> Path:
+    write(root / "class_map.txt", "thing 0\nthing 1\n")
+    return class_folders(root, lambda label: f"thing {label}")
 
 
 def beside_class_folders(root: Path) -> Path:
@@ -323,6 +351,7 @@ SENTENCES: list[tuple[Callable[[Path], Any], list[str]]] = [
     (kaggle_s_running_numbers, ["val.txt, line 1", "'1001'", "0..999"]),
     (some_without_labels, ["no label for 11 of 12 images", DIGITS[1][0]]),
     (names_and_numbers, ["mixes class folders named by WordNet id and by number (such as 1)"]),
+    (too_short_a_class_map, ["class_map.txt needs a line for each of the model's classes"]),
     (beside_class_folders, ["in class folders and beside them (such as x.JPEG)"]),
     (webdataset_with_a_gap, ["b.png has no label beside it"]),
     (parquet_without_images, ["a.parquet has no column image", "text, label"]),
