@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.api import evaluate, load, load_model, quantize, save, synthesize
+    from harness.api import evaluate, frame, load, load_model, quantize, save, synthesize
 
-__all__ = ["evaluate", "load", "load_model", "quantize", "save", "synthesize"]
+__all__ = ["evaluate", "frame", "load", "load_model", "quantize", "save", "synthesize"]
 
 
 def __getattr__(name: str) -> object:

@@ -22,6 +22,7 @@ from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor, nn
 
 
@@ -113,6 +114,21 @@ def evaluate(model: nn.Module, loader: Iterable[Any]) -> dict[str, float]:
     together = torch.cat(logits)
     found, _ = metrics(together, together, labels)
     return {name: found[name] for name in ("top1", "top5", "stderr", "n")}
+
+
+def frame(*results: str | Path) -> pd.DataFrame:
+    """Return the records of results folders as a table, a row per finished cell, typed columns.
+
+    results: folders, or ones whose folders hold records (default: `results`). What each column means, with its unit,
+    is under `.attrs["columns"]`. Raises UsageError when no cell has finished.
+    """
+    from harness.record.folders import folders_with_records
+    from harness.record.studies import load_studies, merged
+    from harness.report.measurements import frame as made
+    from harness.report.measurements import measurements
+
+    folders = [path for folder in results or ("results",) for path in folders_with_records(Path(folder))]
+    return made(measurements(merged(load_studies(folders))))
 
 
 def save(model: nn.Module, path: str | Path) -> None:

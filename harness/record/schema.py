@@ -25,20 +25,20 @@ _TITLE = "Record of spdfq-bench: what a finished or failed cell leaves behind"
 def schema() -> dict[str, Any]:
     """Return the schema of the two kinds of records, each field with its description."""
     made = msgspec.json.schema(record.Finished | record.Failed)
-    meanings = _meanings(cells) | _meanings(record)
+    known = meanings(cells) | meanings(record)
     for name, described in made["$defs"].items():
         for field, about in described["properties"].items():
-            if meaning := _of(name, field, meanings):
+            if meaning := _of(name, field, known):
                 about["description"] = meaning
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": _TITLE, **made}
 
 
-def _of(name: str, field: str, meanings: dict[tuple[str, str], str]) -> str | None:
+def _of(name: str, field: str, known: dict[tuple[str, str], str]) -> str | None:
     """Return what a field means, looked up in its class and in `Record`, which the kinds of records are made of."""
-    return meanings.get((name, field)) or meanings.get((record.Record.__name__, field))
+    return known.get((name, field)) or known.get((record.Record.__name__, field))
 
 
-def _meanings(module: ModuleType) -> dict[tuple[str, str], str]:
+def meanings(module: ModuleType) -> dict[tuple[str, str], str]:
     """Return {(class, field): the comment above the field} of a module."""
     source = inspect.getsource(module)
     lines = source.splitlines()

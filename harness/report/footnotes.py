@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from harness.report.layout import Metric, natural
 from harness.report.measurements import Measurement
-from harness.report.metrics import Metric
 from harness.report.statistics import LEVEL
 
 SEVERAL_LIBRARIES, UNTESTED = "†", "‡"
@@ -26,7 +26,7 @@ def notes(lines: list[Measurement], metric: Metric, marks: set[str]) -> list[str
         found.append(f"{UNTESTED} not tested: no seed, or no per-image correctness, in common with the leader.")
     if SEVERAL_LIBRARIES in marks:
         found.append(f"{SEVERAL_LIBRARIES} averages over several sets of library versions.")
-    found += _left_out(lines) + _torn(lines)
+    found += _left_out(lines) + _torn(lines) + _grains(lines)
     if any(line.meaningless for line in lines):
         found.append("Random weights: these figures say nothing about accuracy.")
     return found
@@ -50,6 +50,7 @@ def details(lines: list[Measurement], metric: Metric) -> list[str]:
         )
     if metric.field == "top1":
         found.append("Kept: share of FP32 accuracy, mean over the columns.")
+    found += _protocols(lines)
     libraries = {line.libraries for line in lines if line.libraries}
     if len(libraries) > 1:
         found.append(f"Made with {len(libraries)} sets of library versions: {_differing(libraries)}.")
@@ -82,6 +83,29 @@ def _torn(lines: list[Measurement]) -> list[str]:
         references.setdefault((line.model, line.weights_sha256), set()).add(line.fp32_top1)
     torn = sorted(model for (model, _), values in references.items() if len(values) > 1)
     return [f"FP32 accuracy differs between records of {', '.join(torn)}; the mean is shown."] if torn else []
+
+
+def _grains(lines: list[Measurement]) -> list[str]:
+    """Warn where activations of some rows are quantized more finely than those of others of the same width."""
+    found: dict[str, set[str]] = {}
+    for line in lines:
+        found.setdefault(line.bits, set()).add(line.protocol.partition(", first")[0])
+    mixed = sorted(set().union(*(grains for grains in found.values() if len(grains - {""}) > 1)) - {""})
+    return [f"Protocols differ, as --verbose says by backend: activations {' or '.join(mixed)}."] if mixed else []
+
+
+def _protocols(lines: list[Measurement]) -> list[str]:
+    """Say which backends followed which protocol, width by width where there are several."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for line in lines:
+        found.setdefault(line.bits, {}).setdefault(line.protocol, set()).add(line.backend)
+    return [
+        f"Protocols at {bits}: "
+        + "; ".join(f"{told or 'unknown'} ({', '.join(sorted(names))})" for told, names in sorted(protocols.items()))
+        + "."
+        for bits, protocols in sorted(found.items(), key=lambda pair: natural((pair[0],)))
+        if len(protocols) > 1
+    ]
 
 
 def _differing(libraries: set[str]) -> str:

@@ -1,16 +1,58 @@
-"""What a table shows: which fields make its rows and columns, which metric, which measurements."""
+"""What a table shows: which fields make its rows and columns, which of the metrics, which measurements."""
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.measurements import IDENTITY, Measurement, chosen, known_field
-from harness.report.metrics import find_metric
-from methods.errors import UsageError
+from harness.report.measurements import COLUMNS, IDENTITY, Measurement
+from methods.errors import UsageError, unknown_name
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A field of measurements as a table shows it. `tested`: the paired test of correctness speaks of it; `fp32`: the
+    field of the same figure of the floating-point model, empty where that has none."""
+
+    field: str
+    title: str
+    digits: int = 2
+    higher: bool = True
+    tested: bool = False
+    fp32: str = ""
+
+
+METRICS = {
+    metric.field: metric
+    for metric in (
+        Metric("top1", "Top-1, %", tested=True, fp32="fp32_top1"),
+        Metric("top5", "Top-5, %"),
+        Metric("retention", "Top-1 kept of FP32, %", tested=True),
+        Metric("agreement", "Top-1 agreement with FP32, %"),
+        Metric("kl", "KL divergence from FP32, nats", digits=4, higher=False),
+        Metric("cosine", "Cosine of features with FP32", digits=4),
+        Metric("knn", "Top-1 of the nearest neighbour, %", fp32="fp32_knn"),
+        Metric("seconds", "Synthesis + quantization, s", digits=1, higher=False),
+        Metric("synthesize_seconds", "Synthesis, s", digits=1, higher=False),
+        Metric("quantize_seconds", "Quantization, s", digits=1, higher=False),
+        Metric("evaluate_seconds", "Evaluation, s", digits=1, higher=False),
+        Metric("peak_mb", "Peak memory, MB", digits=0, higher=False),
+        Metric("file_mb", "Exported file, MB", higher=False),
+        Metric("latency_ms", "Measured latency of one image on one thread, ms", digits=1, higher=False),
+        Metric("speed_up", "Measured speed-up over FP32 of the same runtime, one image on one thread"),
+    )
+}
+
+
+def find_metric(name: str) -> Metric:
+    """Return a metric by its field's name; raises UsageError with the nearest known one."""
+    if name not in METRICS:
+        raise unknown_name("metric", name, METRICS)
+    return METRICS[name]
 
 
 @dataclass(frozen=True)
@@ -103,3 +145,31 @@ def natural(key: tuple[Any, ...]) -> list[tuple[int, str]]:
     """Sort numbers inside words as numbers: w4a4, w4a8, w32a32."""
     parts = [part for word in key for part in (*re.split(r"(\d+)", str(word)), "")]
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def chosen(lines: list[Measurement], conditions: Iterable[str]) -> list[Measurement]:
+    """Return the measurements that meet every condition `field=value[,value]`, values may be globs.
+
+    Raises UsageError for a condition of another form, an unknown field, and when nothing is left.
+    """
+    for condition in conditions:
+        name, equals, text = condition.partition("=")
+        if not equals or not text.strip():
+            raise UsageError(f"--filter {condition!r} is not of the form field=value[,value].")
+        wanted = [word.strip() for word in text.split(",")]
+        field = known_field(name.strip())
+        lines = [line for line in lines if any(_matches(getattr(line, field), pattern) for pattern in wanted)]
+        if not lines:
+            raise UsageError(f"No measurement is left by --filter {condition!r}.")
+    return lines
+
+
+def _matches(value: Any, pattern: str) -> bool:
+    return fnmatch.fnmatchcase("" if value is None else str(value), pattern)
+
+
+def known_field(name: str) -> str:
+    """Return the name of a field; raises UsageError with the nearest known one."""
+    if name not in COLUMNS:
+        raise unknown_name("field", name, COLUMNS)
+    return name

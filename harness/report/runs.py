@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.inputs.zoo import ENTRIES
+from harness.inputs.zoo import ENTRIES, PARAMETERS
 from harness.record.studies import Study
 from harness.report.comparisons import Budget, budget_of, named, settings_text
 from harness.report.layout import natural
-from harness.report.measurements import IDENTITY, Measurement, measurements, megabytes
+from harness.report.measurements import IDENTITY, Measurement, measurements
+from methods.bits import Bits
 
 _COMMAND = "python -m harness.bench"
 
@@ -101,6 +102,15 @@ class Run:
         return f"{_COMMAND} {shlex.join(words)}{tail}"
 
 
+def megabytes(model: str, bits: Bits, parameters: int | None = None) -> float | None:
+    """Return the size of all parameters at the weights' bit-width, in MB of 10^6 bytes; None where unknown.
+
+    Norms, biases and scales, which stay in floating point, are counted at the same width: less than a percent.
+    """
+    count = parameters or PARAMETERS.get(model)
+    return None if count is None else count * bits.weights / 8e6
+
+
 def runs(studies: Sequence[Study], kept: Iterable[str]) -> list[Run]:
     """Return the runs of studies whose records' keys are kept; what several have is of the first one's kind."""
     left, grouped = set(kept), defaultdict[tuple[Any, ...], list[Measurement]](list)
@@ -133,6 +143,8 @@ def facts(line: Measurement) -> list[tuple[str, str]]:
         ("weights", f"{record.weights.tag}, {line.weights_sha256}"),
         ("size and operations", _costs(line)),
         ("bits by layer", _layer_bits(line)),
+        ("protocol", line.protocol),
+        ("exported file", _deployed(line)),
         ("versions", f"method {line.method_version}, backend {line.backend_version}; {line.libraries}"),
         *((name, _stage(record.stages, name)) for name in ("synthesize", "quantize", "evaluate")),
         ("machine", _machine(line)),
@@ -151,6 +163,14 @@ def _costs(line: Measurement) -> str:
     if not line.size_bytes or not line.bitops:
         return ""
     return f"{line.size_bytes / 1e6:.3f} MB, {line.bitops / 1e9:.2f} G bit operations per image"
+
+
+def _deployed(line: Measurement) -> str:
+    if line.file_mb is None:
+        return ""
+    if line.latency_ms is None:
+        return f"{line.file_mb:.2f} MB"
+    return f"{line.file_mb:.2f} MB, {line.latency_ms:.1f} ms an image on one thread, {line.speed_up:.2f} times FP32"
 
 
 def _layer_bits(line: Measurement) -> str:

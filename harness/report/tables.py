@@ -13,9 +13,8 @@ from typing import Any, TypeAlias
 
 from harness.record.record import Record
 from harness.report.footnotes import SEVERAL_LIBRARIES, UNTESTED, details, notes
-from harness.report.layout import Layout, header, labels, natural
+from harness.report.layout import METRICS, Layout, Metric, header, labels, natural
 from harness.report.measurements import Measurement, measurements
-from harness.report.metrics import METRICS, Metric
 from harness.report.statistics import LEVEL, Hits, leaders
 from harness.report.text_table import Grid, Word
 

@@ -30,7 +30,7 @@ from harness.inputs.zoo import ModelEntry
 from harness.plan.jobs import Request
 from harness.plan.settings import changed_settings, defaults
 from harness.record.records import load_records
-from harness.report.metrics import find_metric
+from harness.report.layout import find_metric
 from harness.search.measure import SearchRun, plan_of
 from harness.search.proposals import check_search
 from harness.search.search import Search, find_samples

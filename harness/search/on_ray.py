@@ -18,7 +18,7 @@ from typing import Any
 from harness.execute.ray_session import StopOnFatal, Unsaved, session
 from harness.inputs import plugins as catalog
 from harness.inputs.seeds import derived_seed
-from harness.report.metrics import METRICS
+from harness.report.layout import METRICS
 from harness.search.measure import Outcome, SearchRun, Told, measure, next_point
 from harness.search.proposals import distributions, sampler
 from harness.search.space import Settings

@@ -17,7 +17,7 @@ from harness.record.files import write_atomically
 from harness.record.records import load_records
 from harness.report.formats.console import print_table
 from harness.report.formats.markdown import markdown
-from harness.report.metrics import METRICS
+from harness.report.layout import METRICS
 from harness.report.text_table import Grid, Word
 from harness.search.importance import Importance, importances
 from harness.search.search import Sample, Search, figures, find_samples, pareto, ranked

@@ -17,8 +17,8 @@ from pathlib import Path
 from harness.record.cells import ImageIdentity
 from harness.record.files import canonical_json, hash_key, write_atomically
 from harness.record.record import Failed, Record
+from harness.report.layout import METRICS
 from harness.report.measurements import Measurement, measurements
-from harness.report.metrics import METRICS
 from harness.report.statistics import front
 from harness.search.space import Dimension, Settings, Space
 from methods.errors import UsageError

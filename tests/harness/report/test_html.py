@@ -27,8 +27,8 @@ from harness.record.cache import Cache, sheet_path
 from harness.record.studies import Study
 from harness.report.formats.html import HtmlFormat
 from harness.report.formats.plots import BOTTOM, HEIGHT, TOP, Point, Series, by_cost, curve
-from harness.report.measurements import megabytes
 from harness.report.report import Report
+from harness.report.runs import megabytes
 from harness.report.statistics import front, paired
 from harness.report.syntheses import find_synthesis
 from methods.bits import Bits

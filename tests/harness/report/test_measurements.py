@@ -1,14 +1,19 @@
-"""Measurements as a DataFrame: pandas' own means are those of the records, missing values stay missing."""
+"""Measurements as a table: means are those of the records, what is missing stays missing, columns are told."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
-from harness_kit import make_record
+import pytest
+from harness_kit import make_fields, make_record, put
 from msgspec.structs import replace
 
-from harness.record.record import Deployed, Finished, Latency, Ran, UsedWeights
+import harness
+from harness.record.record import Deployed, Finished, Latency, Operation, Ran, Record, UsedWeights
 from harness.report.exports import exports_grid
-from harness.report.measurements import COLUMNS, frame, measurements
+from harness.report.measurements import COLUMNS, frame, measurements, protocol
+from harness.report.tables import leaderboards
 
 
 def test_groups_of_a_frame_are_the_means_of_the_records() -> None:
@@ -49,6 +54,20 @@ def test_exported_files_stand_beside_the_simulated_model() -> None:
     assert exports_grid(measurements([unmeasured])) is None
 
 
+def test_the_public_frame_reads_folders_and_says_what_each_column_means(tmp_path: Path) -> None:
+    for folder, method in (("one", "noise"), ("two", "real")):
+        put(tmp_path / folder, make_fields("", method=method))
+    found = harness.frame(tmp_path)
+    assert sorted(found.method) == ["noise", "real"]
+    assert harness.frame(tmp_path / "one", tmp_path / "two").equals(found)
+    told = found.attrs["columns"]
+    assert list(told) == list(found.columns)
+    assert all(meaning.endswith(".") for meaning in told.values())
+    assert told["kl"] == "Mean KL divergence from the FP32 model, in nats."
+    found.to_parquet(tmp_path / "cells.parquet")
+    assert pd.read_parquet(tmp_path / "cells.parquet").attrs == found.attrs
+
+
 def test_speed_is_that_of_the_fastest_runtime_where_it_was_measured() -> None:
     slow, fast = Latency(1, 1, 20.0, 30.0), Latency(1, 1, 16.0, 20.0)
     others = (Latency(8, 1, 1.0, 9.0), Latency(1, 2, 2.0, 9.0))
@@ -62,3 +81,45 @@ def test_speed_is_that_of_the_fastest_runtime_where_it_was_measured() -> None:
     first, second = measurements([replace(whole, deployed=files), unmeasured])
     assert (first.file_mb, first.latency_ms, first.speed_up) == (6.0, 16.0, 1.25)
     assert (second.file_mb, second.latency_ms, second.speed_up) == (None, None, None)
+
+
+def operations(image: int, grain: str) -> tuple[Operation, ...]:
+    return (
+        Operation("embed weight", "uniform symmetric per channel, min-max", 4),
+        Operation("embed input", "uniform asymmetric per tensor, known range -1 to 1", image),
+        Operation("blocks.0.attn.qkv weight", "uniform symmetric per channel, min-max", 4),
+        Operation("blocks.0.attn query", f"uniform asymmetric {grain}, min-max", 4),
+        Operation("blocks.0.attn softmax", f"log2 {grain}", 4),
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (operations(8, "per tensor"), "per tensor, first layer w4a8"),
+        (operations(4, "per head"), "per head, first layer w4a4"),
+        (operations(4, "in blocks of 32"), "blocks of 32, first layer w4a4"),
+        (operations(4, "by magic"), "first layer w4a4"),
+        ((), ""),
+    ],
+)
+def test_protocols_by_hand(found: tuple[Operation, ...], told: str) -> None:
+    assert protocol(found) == told
+
+
+def test_a_table_across_protocols_says_so() -> None:
+    plain, heads, other = (make_record(key, backend=key) for key in "abc")
+    assert isinstance(plain, Finished)
+    records: list[Record] = [
+        replace(plain, quantized_ops=operations(8, "per tensor")),
+        replace(heads, quantized_ops=operations(8, "per head")),
+        replace(other, quantized_ops=operations(4, "per tensor")),
+    ]
+    [table] = leaderboards(records)
+    assert "Protocols differ, as --verbose says by backend: activations per head or per tensor." in table.notes
+    assert (
+        "Protocols at w4a4: per head, first layer w4a8 (b); per tensor, first layer w4a4 (c); "
+        "per tensor, first layer w4a8 (a)." in table.details
+    )
+    [alike] = leaderboards([records[0], records[2]])
+    assert not any("Protocols" in note for note in alike.notes)

@@ -169,7 +169,8 @@ def test_csv_has_a_line_per_finished_cell() -> None:
         "synthesize_seconds": "1.5", "quantize_seconds": "1.5",
         "evaluate_seconds": "1.5", "weights_sha256": "w" * 64, "meaningless": "False", "images_sha256": "b" * 64,
         "commit": "c0ffee", "key": "a", "retention": "50.0", "seconds": "3.0", "peak_mb": "10.0", "calibration": "",
-        "method_version": "1", "backend_version": "1", "libraries": "torch 2.0", "parameters": "",
+        "method_version": "1", "backend_version": "1", "libraries": "torch 2.0", "protocol": "",
+        "parameters": "",
         "size_bytes": "", "bitops": "", "file_mb": "", "latency_ms": "", "speed_up": "",
     }  # fmt: skip
     assert float(line.pop("stderr")) == pytest.approx((40 * 60 / 100) ** 0.5)
