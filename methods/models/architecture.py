@@ -123,6 +123,7 @@ def reconstruction_units(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
     Patch embedding, every block of the family's, and each layer outside of them, the classifier among these (as in the
     authors' I&S-ViT code, after which SPDFQ's missing parts are modelled). A unit takes one tensor and gives one.
+    A layer that stands at several places of a model is quantized at each, but is no unit.
     """
     family, seen = family_of(model), trace(model)
     multiplied = {product.layer for product in seen.products if not product.left}

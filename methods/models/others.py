@@ -16,7 +16,7 @@ FAMILIES = (
     Family("BEiT", ("beit",), ("Block",), ("Attention",)),
     Family("ViT with relative positions", ("vision_transformer_relpos",), ("RelPosBlock",), ("RelPosAttention",)),
     Family("NaFlexViT", ("naflexvit",), ("Block",), ("Attention",)),
-    Family("ConViT", ("convit",), ("Block",), ("MHSA",)),
+    Family("ConViT", ("convit",), ("Block",), ("GPSA", "MHSA")),
     Family("CaiT", ("cait",), ("LayerScaleBlock", "LayerScaleBlockClassAttn"), ("ClassAttn",)),
     Family("XCiT", ("xcit",), ("XCABlock", "ClassAttentionBlock"), ("ClassAttn",)),
     Family("CrossViT", ("crossvit",), ("Block", "CrossAttentionBlock"), ("Attention", "CrossAttention")),

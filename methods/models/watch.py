@@ -142,8 +142,16 @@ class Watch(TorchFunctionMode):
             if _moves(function, tensor, made[0], source.name) and len(given) == 1:
                 self.sources.setdefault(_storage(made[0]), source)
                 continue
+            if source.name == "softmax" and function in _MIXING and all(self._weighs(other) for other in given):
+                self.sources[_storage(made[0])] = source
+                continue
             plain = tensor is given[0] and (tensor.stride(-1) == 1 or source.name == "image")
             source.readers.append(reader if plain else None)
+
+    def _weighs(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a softmax output, or the same for every image, such as a gate."""
+        source = self.sources.get(_storage(tensor))
+        return _storage(tensor) not in self.varying or (source is not None and source.name == "softmax")
 
     def finished(self) -> Trace:
         """Return what was seen, with what feeds each layer."""
@@ -189,6 +197,10 @@ _MOVING: frozenset[Function] = frozenset(
     }
 )
 """Functions that may copy a tensor, values as they are."""
+_MIXING: frozenset[Function] = frozenset(
+    {torch.add, Tensor.add, Tensor.__add__, torch.mul, Tensor.mul, Tensor.__mul__}
+)
+"""What makes a weighted sum of softmax outputs: one map of attention again, as ConViT's."""
 
 
 def _moves(function: Function, tensor: Tensor, result: Tensor, source: str) -> bool:

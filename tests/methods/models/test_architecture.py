@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from timm.models.convit import ConVit
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock
 from tiny_models import noise, tiny_distilled, tiny_swin, tiny_vit
 from torch import nn
 
 from methods.errors import UsageError
 from methods.models.architecture import attention_modules, attention_sites, check_supported, reconstruction_units
+from methods.models.trace import trace
 
 VIT_UNITS = ["patch_embed", "blocks.0", "blocks.1", "head"]
 SWIN_UNITS = [
@@ -117,3 +119,10 @@ def test_a_vit_of_other_blocks_or_pooling_has_its_maps_and_units(model: Any) -> 
     names = [name for name, _ in reconstruction_units(model)]
     assert names[:3] == ["patch_embed", "blocks.0", "blocks.1"]
     assert names[-1] == "head"
+
+
+def test_a_gated_sum_of_softmax_outputs_is_a_map_of_attention() -> None:
+    """ConViT's (1 - g) softmax(Q K^T) + g softmax(positions), which gets the softmax output's quantizer."""
+    model = ConVit(img_size=16, patch_size=8, embed_dim=8, depth=2, num_heads=2, num_classes=2, local_up_to_layer=1)
+    made = {product.name: product.softmax for product in trace(model, (3, 16, 16)).products if product.layer is None}
+    assert made == {"blocks.0.attn 0": "", "blocks.0.attn 1": "left", "blocks.1.attn 0": "", "blocks.1.attn 1": "left"}
