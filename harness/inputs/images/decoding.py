@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff"),
+    ".webp",
+)
+UNREAD = (".dng", ".heic", ".heif", ".jxl", ".psd", ".svg", ".tga")
+"""Pictures that are not decoded: named as such, never passed over."""
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What an image may be, whatever its name says: some of the formats that Pillow knows besides start programs, such as
 Ghostscript, on what they read."""

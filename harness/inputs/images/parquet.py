@@ -38,7 +38,8 @@ class Rows:
         try:
             return ParquetFile(self.path)
         except (ArrowException, OSError) as error:
-            raise UsageError(f"{self.path} cannot be read as a parquet file: {error}.") from error
+            why = str(error).partition(". ")[0].rstrip(".")
+            raise UsageError(f"{self.path} cannot be read as a parquet file: {why}.") from error
 
     @cached_property
     def _starts(self) -> list[int]:

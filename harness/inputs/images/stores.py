@@ -1,8 +1,6 @@
 """Where images lie: a folder, tar files, or parquet files. A store names its images and opens any one of them.
 
-timm's readers do the same with what an evaluation cannot take: the folder reader follows links in a circle and takes
-hidden files, the tar reader reads every byte to list a file and cannot be shared by threads, the one for Hugging Face
-datasets copies them into a cache first, the one for WebDataset passes over samples that fail to decode.
+Why these are not timm's readers: docs/data.md.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn
 
-from harness.inputs.images.decoding import SUFFIXES, open_file, read_part
+from harness.inputs.images.decoding import SUFFIXES, UNREAD, open_file, read_part
 from methods.errors import UsageError
 
 if TYPE_CHECKING:
@@ -197,5 +195,5 @@ def is_visible(name: str) -> bool:
 
 
 def is_image(name: str) -> bool:
-    """Whether a name is that of an image."""
-    return is_visible(posixpath.basename(name)) and posixpath.splitext(name)[1].lower() in SUFFIXES
+    """Whether a name is that of an image, decoded here or not."""
+    return is_visible(posixpath.basename(name)) and posixpath.splitext(name)[1].lower() in (*SUFFIXES, *UNREAD)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -48,6 +50,46 @@ def test_other_modes_are_shown_as_torchvision_s_loader_shows_them(mode: str) -> 
     image = Image.fromarray(np.stack([GREYS, GREYS.T, GREYS[::-1]], axis=-1))
     image = image.convert("L").convert(mode) if mode in {"1", "LA", "PA"} else image.convert(mode)
     assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tiff"])
+def test_of_an_animation_the_first_picture_is_shown(tmp_path: Path, suffix: str) -> None:
+    first, second = (Image.fromarray(np.full((8, 8, 3), grey, dtype=np.uint8)) for grey in (40, 200))
+    first.save(tmp_path / f"x.{suffix}", save_all=True, append_images=[second], lossless=True)
+    assert np.unique(pixels(tmp_path / f"x.{suffix}")).tolist() == [40]
+
+
+def sixteen_bit_png(path: Path, kind: int, samples: list[int]) -> Path:
+    """Write one pixel with 16 bits a channel; kind: PNG's colour type, 2 RGB, 4 grey with alpha, 6 RGB with alpha."""
+    chunks = b""
+    row = b"\0" + struct.pack(f">{len(samples)}H", *samples)
+    head = struct.pack(">IIBBBBB", 1, 1, 16, kind, 0, 0, 0)
+    for name, content in ((b"IHDR", head), (b"IDAT", zlib.compress(row)), (b"IEND", b"")):
+        chunks += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "samples", "shown"),
+    [
+        (2, [0x1234, 0x80FF, 0xFFFF], [0x12, 0x80, 0xFF]),
+        (4, [0x4321, 0x0000], [0x43] * 3),
+        (6, [0x1234, 0x80FF, 0xFFFF, 0x0000], [0x12, 0x80, 0xFF]),
+    ],
+)
+def test_of_sixteen_bit_colour_the_high_byte_is_shown(
+    tmp_path: Path, kind: int, samples: list[int], shown: list[int]
+) -> None:
+    assert pixels(sixteen_bit_png(tmp_path / "x.png", kind, samples)).tolist() == [[shown]]
+
+
+@pytest.mark.parametrize("suffix", ["heic", "jxl", "SVG"])
+def test_pictures_that_nothing_here_decodes_are_named_not_passed_over(tmp_path: Path, suffix: str) -> None:
+    save_image(tmp_path / "n01440764" / "good.png", 0)
+    (tmp_path / "n01440764" / f"x.{suffix}").write_bytes(b"another format")
+    with pytest.raises(UsageError, match=rf"1 of 2 images .*x\.{suffix}: no image"):
+        checked(DataSource(str(tmp_path)), skip_bad=False)
 
 
 @pytest.mark.parametrize("mode", ["I", "F", "La"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from harness_kit import records_of, run_bench
+from harness_kit import ROOT, records_of, run_bench
 from PIL import Image
 from scipy.io import savemat
 
@@ -380,6 +381,20 @@ def test_what_is_missing_is_said_in_one_sentence(
     text = str(error.value)
     assert all(word in text for word in words), text
     assert "\n" not in text
+
+
+def test_the_guide_quotes_what_is_said(tmp_path: Path) -> None:
+    said = ""
+    for number, (layout, _) in enumerate(SENTENCES):
+        made = layout(tmp_path / str(number))
+        where, labels = made if isinstance(made, tuple) else (made, None)
+        with pytest.raises(UsageError) as error:
+            find_images(where, labels and str(labels))
+        said += f"{error.value}\n"
+    table = (ROOT / "docs" / "data.md").read_text().partition("\n## Refused")[2].partition("\n## ")[0]
+    quoted = [words for row in table.splitlines() if row.startswith("| ") for words in re.findall("`(.+?)`", row)]
+    assert len(quoted) > 15
+    assert [words for words in quoted if words not in said] == []
 
 
 def test_a_sentence_of_the_command_leaves_nothing_behind(tmp_path: Path) -> None:
