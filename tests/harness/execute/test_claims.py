@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -169,3 +170,39 @@ def test_a_folder_that_takes_no_file_stops_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="Nothing can be written to"):
         Claims(tmp_path / "file" / "claims", alone=True).take("a")
+
+
+ELSEWHERE = """
+import sys, time
+from pathlib import Path
+from harness.execute import claims
+claims.BEAT_SECONDS, claims.STALE_SECONDS, claims._LOOK_SECONDS = 0.02, 0.3, 0.0
+with claims.Claims(Path(sys.argv[1]), alone=True) as mine:
+    start = time.monotonic()
+    while not mine.take("job"):
+        time.sleep(0.01)
+    print(claims.this_process().split()[1], time.monotonic() - start, flush=True)
+    time.sleep(60)
+"""
+
+
+def contained(folder: Path) -> subprocess.Popen[str]:
+    """Start what claims a job, as process 1 of a container of its own."""
+    words = ["unshare", "--pid", "--net", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", ELSEWHERE]
+    return subprocess.Popen([*words, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root makes namespaces")
+def test_a_command_of_another_container_with_the_same_number_is_not_mistaken(tmp_path: Path) -> None:
+    with contained(tmp_path) as first, contained(tmp_path) as second:
+        outputs = {process: process.stdout for process in (first, second) if process.stdout}
+        ready, _, _ = select.select(list(outputs.values()), [], [], 30)
+        holder, waiting = (first, second) if outputs[first] in ready else (second, first)
+        assert outputs[holder].readline().split()[0] == "1"
+        time.sleep(0.7)
+        assert not select.select([outputs[waiting]], [], [], 0)[0], "it lives, and touches its claim"
+        holder.kill()
+        killed = time.monotonic()
+        assert outputs[waiting].readline().split()[0] == "1"
+        assert 0.2 < time.monotonic() - killed < 10
+        waiting.kill()
