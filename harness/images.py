@@ -115,10 +115,11 @@ def made(job: SynthesisJob, settings: RunSettings) -> dict[str, Tensor]:
     from harness.trial.synthesis import run_synthesis
 
     cache = Cache.of(settings.results, "synthesis")
-    if job.key not in cache:
+    entry = cache.load(job.key)
+    if entry is None:
         with progress_bar(job.label()) as report:
             run_synthesis(job, settings, lambda stage, done, total, seen="": report(done, total))
-    entry = cache.load(job.key)
+        entry = cache.load(job.key)
     assert entry is not None, "it was stored a moment ago"
     return entry.tensors
 
