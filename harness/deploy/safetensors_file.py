@@ -107,10 +107,12 @@ def decoded(content: bytes, source: str, model: nn.Module | None = None) -> nn.M
     source: what to call the file. Raises UsageError for a file that is damaged, foreign or of a newer version.
     """
     header, tensors = _read(content, source)
-    plain = build(Architecture(**header["architecture"])) if model is None else model
     try:
+        plain = build(Architecture(**header["architecture"])) if model is None else model
         return _filled(plain, header, tensors)
-    except (KeyError, ValueError, RuntimeError, AttributeError) as error:
+    except UsageError:
+        raise
+    except (KeyError, ValueError, RuntimeError, AttributeError, TypeError) as error:
         raise UsageError(f"{source} does not fit its architecture ({type(error).__name__}: {error}).") from error
 
 
@@ -131,7 +133,10 @@ def _read(content: bytes, source: str) -> tuple[dict[str, Any], dict[str, Tensor
         raise UsageError(f"{source} is of format version {known.get('version')}; this release reads {VERSION}.")
     if known.get("sha256") != checksum(tensors, known.get("model", "")):
         raise UsageError(f"{source} is damaged: its checksum does not fit.")
-    return json.loads(known["model"]), tensors
+    try:
+        return json.loads(known["model"]), tensors
+    except ValueError as error:
+        raise UsageError(f"{source} is damaged: what it says of its model is no JSON ({error}).") from error
 
 
 def _filled(plain: nn.Module, header: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:

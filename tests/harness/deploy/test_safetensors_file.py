@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from tiny_models import tiny_swin, tiny_vit
 from torch import Tensor, nn
 
 from harness.deploy.safetensors_file import decoded, encoded, pack, unpack
+from harness.record.cache import checksum
 from methods import BACKENDS
 from methods.bits import Bits
 from methods.contracts import ImageSpace, QuantizationContext
@@ -101,6 +104,30 @@ def test_damaged_and_foreign_files_are_sentences() -> None:
         assert str(caught.value).startswith("model.safetensors")
         assert said in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+class Trap:
+    """Says so when it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return pytest.fail, ("unpickled",)
+
+
+def test_pickles_are_foreign_and_stay_closed() -> None:
+    stream = io.BytesIO()
+    torch.save(Trap(), stream)
+    for content in (pickle.dumps(Trap()), stream.getvalue()):
+        with pytest.raises(UsageError, match=r"^model is damaged or no safetensors file"):
+            decoded(content, "model", tiny_vit())
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "nothing", '{"architecture": {"name": "vit_digits"}}'])
+def test_sealed_nonsense_is_a_sentence(text: str) -> None:
+    sound = encoded(quantized(tiny_vit(), "minmax", Bits(8, 8)), {})
+    content = changed(sound, model=text, sha256=checksum(load(sound), text))
+    for model in (None, tiny_vit()):
+        with pytest.raises(UsageError, match=r"^model (does not fit|is damaged)"):
+            decoded(content, "model", model)
 
 
 def test_another_architecture_is_a_sentence() -> None:
