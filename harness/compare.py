@@ -49,23 +49,23 @@ def _points(text: str) -> float:
 def main(words: list[str] | None = None) -> int:
     """Run the command; returns 0, 1 when a row regressed, 2 for bad input."""
     arguments = parser().parse_args(words)
-    return run_command(lambda: _compare(arguments))
+    return run_command(lambda: _compare((arguments.a, arguments.b), arguments.fail_under))
 
 
-def _compare(arguments: argparse.Namespace) -> int:
+def _compare(names: tuple[str, str], allowed: float) -> int:
     from rich.console import Console
 
     from harness.report.formats.console import print_table
 
-    before, after = rows_of(arguments.a), rows_of(arguments.b)
-    found = changes(before, after, arguments.fail_under)
-    only = [f"{len(rows)} only in {name}" for name, rows in only_in_one(arguments, before, after) if rows]
+    before, after = map(rows_of, names)
+    found = changes(before, after, allowed)
+    only = [f"{len(rows)} only in {name}" for name, rows in only_in_one(names, before, after) if rows]
     if not found:
-        raise UsageError(f"{arguments.a} and {arguments.b} have no row with per-image correctness in common.")
+        raise UsageError(f"{names[0]} and {names[1]} have no row with per-image correctness in common.")
     console = Console()
     told = [change for change in found if change.verdict != "unchanged"]
     if told:
-        print_table(changes_grid(told, arguments), console)
+        print_table(changes_grid(told, names), console)
     counts = [f"{sum(c.verdict == verdict for c in found)} {verdict}" for verdict in VERDICTS]
     console.print(", ".join([*counts, *only]) + ".", highlight=False)
     return 1 if any(change.verdict == "regressed" for change in found) else 0

@@ -230,6 +230,14 @@ def seconds(text: str) -> float:
     return number
 
 
+def listed(text: str) -> list[str]:
+    """Read a comma-separated list that names something."""
+    found = words(text)
+    if not found:
+        raise argparse.ArgumentTypeError("it names nothing")
+    return found
+
+
 def positive(text: str) -> int:
     """Read a whole number of 1 or more."""
     number = int(text)

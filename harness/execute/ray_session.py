@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
 from harness.execute.ray_processes import RayProcesses, children
 from harness.execute.resources import Resources
+from harness.inputs.plugins import plugin_modules
+from harness.plan.jobs import RunSettings
 from methods.errors import UsageError
 from methods.text import shortened
 
@@ -39,6 +43,9 @@ for _name, _value in QUIET.items():
 import ray  # noqa: E402 - after the environment it reads
 from ray import tune  # noqa: E402
 from ray._private import ray_constants  # noqa: E402
+from ray.tune.progress_reporter import TrialProgressCallback  # noqa: E402
+
+Trainable: TypeAlias = Callable[[dict[str, Any]], None]
 
 # Trials run in a thread of the worker; there glibc would return every large block to the system and fault it in
 # again at the next step. One arena that keeps what it has saves those faults.
@@ -131,11 +138,63 @@ def _require_room(resources: Resources) -> None:
             raise UsageError(f"A trial asks for {wanted:g} {name}s, Ray has {there.get(name, 0):g}.")
 
 
+@contextmanager
+def storage(results: Path, name: str) -> Iterator[Path]:
+    """Give an experiment a folder RESULTS/ray/`name`, which goes when it has ended: records hold what is done."""
+    folder = results.resolve() / "ray" / name
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another command's folder is still in it
+            folder.parent.rmdir()
+
+
+def fit(
+    trainable: Trainable,
+    tuned: tune.TuneConfig,
+    folder: Path,
+    plugins: tuple[str, ...],
+    watch: TrialProgressCallback,
+    fatal: Fatal,
+    points: dict[str, Any] | None = None,
+    tries: int = 1,
+) -> None:
+    """Run a Tune experiment inside a session and a folder of `storage`.
+
+    watch: hears of trials; fatal: what stops them all; tries: how often a trial is started whose worker dies.
+    """
+    for module in plugin_modules(plugins):
+        ray.cloudpickle.register_pickle_by_value(module)  # workers cannot import it by its name
+    run = tune.RunConfig(
+        name=folder.name,
+        storage_path=str(folder.parent),
+        failure_config=tune.FailureConfig(max_failures=tries - 1),
+        callbacks=[watch],
+        stop=_StopOnFatal(fatal),
+        verbose=0,
+    )
+    tune.Tuner(trainable, param_space=points, tune_config=tuned, run_config=run).fit()
+
+
+def assigned_device(settings: RunSettings) -> str:
+    """Return the device of a trial, asked inside it: that of the run where it was given a GPU, else the processor."""
+    import torch
+
+    return settings.device if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu"
+
+
 class Unsaved:
     """Pickles as nothing: Tune saves its experiment's parts, but records and the cache hold what is done."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing, as a searcher."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing, as a searcher."""
 
 
 class Fatal(Protocol):
@@ -144,7 +203,7 @@ class Fatal(Protocol):
     fatal: str | None
 
 
-class StopOnFatal(Unsaved, tune.Stopper):  # type: ignore[misc]
+class _StopOnFatal(Unsaved, tune.Stopper):  # type: ignore[misc]
     """Stops all trials once one has found that the run must stop."""
 
     def __init__(self, watched: Fatal) -> None:

@@ -90,12 +90,6 @@ class JobSearcher(Unsaved, Searcher):  # type: ignore[misc]
             return True
         return False
 
-    def save(self, checkpoint_path: str) -> None:
-        """Save nothing: records and the cache hold what is done."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Restore nothing, see `save`."""
-
 
 class Relay(Unsaved, TrialProgressCallback):  # type: ignore[misc]
     """Passes the trials' progress on to the listener, in place of Tune's own printing, and stops those that hang."""

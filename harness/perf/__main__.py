@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 from harness.cli.command import run_command
-from harness.cli.options import command_parser, path, positive
+from harness.cli.options import command_parser, listed, path, positive, taken
+from harness.perf.steps import Timing
 
 _EXAMPLES = """examples:
   python -m harness.perf
@@ -30,17 +33,37 @@ _EXAMPLES = """examples:
 """
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What to time, as typed."""
+
+    methods: list[str]
+    """Synthesis methods that optimise pixels."""
+    precision: list[str]
+    """Of their forward passes."""
+    backends: list[str] | None
+    """Quantization and evaluation with these are timed instead."""
+    bits: list[str]
+    """Their bit-widths."""
+    threads: int | None
+    """CPU threads; None: torch's choice."""
+    out: Path | None
+    """A Markdown file of the table."""
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     result = command_parser("perf", "Time synthesis steps against the bare forward and backward pass.", _EXAMPLES)
-    result.add_argument("--models", default="deit_t,swin_t", help="short names, globs, full timm names")
-    result.add_argument("--methods", default="spdfq", help="synthesis methods that optimise pixels")
-    result.add_argument("--backends", help="time quantization and evaluation with these instead")
-    result.add_argument("--bits", default="w8a8,w4a4", help="bit-widths for --backends")
+    result.add_argument("--models", type=listed, default="deit_t,swin_t", help="short names, globs, full timm names")
+    result.add_argument("--methods", type=listed, default="spdfq", help="synthesis methods that optimise pixels")
+    result.add_argument("--backends", type=listed, help="time quantization and evaluation with these instead")
+    result.add_argument("--bits", type=listed, default="w8a8,w4a4", help="bit-widths for --backends")
     result.add_argument("--images", type=positive, default=16)
     result.add_argument("--steps", type=positive, default=5, help="steps or passes timed, after one to warm up")
     result.add_argument("--set", action="append", default=[], metavar="NAME.KEY=VALUE", help="a setting of a method")
-    result.add_argument("--precision", default="fp32", help="of the forward passes: fp32, bf16, or both as a list")
+    result.add_argument(
+        "--precision", type=listed, default="fp32", help="of the forward passes: fp32, bf16, or both as a list"
+    )
     result.add_argument("--micro-batch", type=positive, default=32, help="most views at once")
     result.add_argument("--weights", default="random", help="folder of weights, or 'random'")
     result.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -63,20 +86,20 @@ def main(words: list[str] | None = None) -> int:
     """Run the command and return its exit code."""
     arguments = parser().parse_args(words)
     if arguments.scheduling or arguments.schedule_of:
-        return run_command(lambda: _scheduling(arguments))
-    return run_command(lambda: _perf(arguments))
+        return run_command(lambda: _scheduling(arguments.schedule_of, arguments.workers))
+    return run_command(lambda: _perf(taken(Asked, arguments), taken(Timing, arguments)))
 
 
-def _scheduling(arguments: argparse.Namespace) -> int:
+def _scheduling(results: Path | None, workers: int) -> int:
     from harness.perf.scheduling import schedule_of, scheduling
     from harness.record.records import load_records
     from methods.errors import UsageError
 
-    if arguments.schedule_of:
-        records = load_records([arguments.schedule_of]).sound
+    if results:
+        records = load_records([results]).sound
         if not records:
-            raise UsageError(f"There are no records in {arguments.schedule_of}.")
-        sentences = schedule_of(records, arguments.workers)
+            raise UsageError(f"There are no records in {results}.")
+        sentences = schedule_of(records, workers)
     else:
         sentences = scheduling()
     for sentence in sentences:
@@ -84,7 +107,7 @@ def _scheduling(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _perf(arguments: argparse.Namespace) -> int:
+def _perf(asked: Asked, timing: Timing) -> int:
     import torch
     from rich.console import Console
 
@@ -97,23 +120,25 @@ def _perf(arguments: argparse.Namespace) -> int:
     from harness.trial.provenance import library_versions, processor
 
     catalog.load()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
     where = f"{processor()}, {torch.get_num_threads()} threads, torch {library_versions()['torch']}"
-    if arguments.device == "cuda":
+    if timing.device == "cuda":
         where = f"{torch.cuda.get_device_name()}, torch {library_versions()['torch']}"
-    title = f"Synthesis step against the bare forward + backward pass, {arguments.images} images"
+    title = f"Synthesis step against the bare forward + backward pass, {timing.images} images"
     columns, notes = steps.COLUMNS, steps.NOTES
-    if arguments.backends:
-        title = f"Quantization on {arguments.images} images, evaluation against FP32"
+    if asked.backends:
+        title = f"Quantization on {timing.images} images, evaluation against FP32"
         columns, notes = evaluation.COLUMNS, evaluation.NOTES
-    lines = evaluation.evaluation_lines(arguments) if arguments.backends else steps.step_lines(arguments)
+        lines = evaluation.evaluation_lines(timing, asked.backends, asked.bits)
+    else:
+        lines = steps.step_lines(timing, asked.methods, asked.precision)
     rows = [[Word(word) for word in line] for line in lines]
-    settings = "".join(f", {assignment}" for assignment in arguments.set)
+    settings = "".join(f", {assignment}" for assignment in timing.set)
     grid = Grid(title + settings, columns, rows, [*notes, where])
     print_table(grid, Console())
-    if arguments.out:
-        write_atomically(arguments.out, markdown([grid]).encode())
+    if asked.out:
+        write_atomically(asked.out, markdown([grid]).encode())
     return 0
 
 

@@ -6,7 +6,6 @@ take turns, so that both see the machine in the same state.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
 import time
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.inputs.named_models import select_models
 from harness.inputs.zoo import ModelEntry
+from harness.perf.steps import Timing
 
 if TYPE_CHECKING:
     import torch
@@ -98,17 +98,17 @@ NOTES = [
 ]
 
 
-def evaluation_lines(arguments: argparse.Namespace) -> list[tuple[str, ...]]:
+def evaluation_lines(timing: Timing, backends: list[str], widths: list[str]) -> list[tuple[str, ...]]:
     """Measure every model, backend and bit-width asked for."""
     return [
-        measure(entry, backend, bits, arguments)
-        for entry in select_models(arguments.models.split(","), arguments.weights)
-        for backend in arguments.backends.split(",")
-        for bits in arguments.bits.split(",")
+        measure(entry, backend, bits, timing)
+        for entry in select_models(timing.models, timing.weights)
+        for backend in backends
+        for bits in widths
     ]
 
 
-def measure(entry: ModelEntry, backend: str, bits: str, arguments: argparse.Namespace) -> tuple[str, ...]:
+def measure(entry: ModelEntry, backend: str, bits: str, timing: Timing) -> tuple[str, ...]:
     """Quantize a model, time its evaluation and return a line of the table."""
     import torch
 
@@ -119,11 +119,11 @@ def measure(entry: ModelEntry, backend: str, bits: str, arguments: argparse.Name
     from methods.bits import Bits
     from methods.registry import BACKENDS
 
-    maker, device = BACKENDS.get(backend), torch.device(arguments.device)
-    config = effective_config(maker, entry.name, read_overrides({}, arguments.set))
-    model = load_model(entry, find_weights(entry, arguments.weights)).to(device)
-    shape = (arguments.images, *image_space(entry).shape)
+    maker, device = BACKENDS.get(backend), torch.device(timing.device)
+    config = effective_config(maker, entry.name, read_overrides({}, timing.set))
+    model = load_model(entry, find_weights(entry, timing.weights)).to(device)
+    shape = (timing.images, *image_space(entry).shape)
     images = torch.randn(shape, generator=generator(0, "perf")).to(device)
-    times = time_evaluation(model, maker, config, Bits.parse(bits), images, BATCH[device.type], arguments.steps)
+    times = time_evaluation(model, maker, config, Bits.parse(bits), images, BATCH[device.type], timing.steps)
     figures = [f"{times.quantize:.2f}", f"{times.float_pass:.3f}", f"{times.quantized_pass:.3f}", f"{times.ratio:.2f}"]
     return (f"{entry.name} {backend} {bits}", *figures)

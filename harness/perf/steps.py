@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import statistics
 import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +15,26 @@ if TYPE_CHECKING:
 
 
 WARM_UP = 1
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What to time on, and how long, as typed."""
+
+    models: list[str]
+    """Short names, globs, full timm names."""
+    images: int
+    """How many are made, or quantized with."""
+    steps: int
+    """Steps or passes timed, after one to warm up."""
+    set: list[str]
+    """Assignments `name.key=value`."""
+    micro_batch: int
+    """Most views of a synthesis at once."""
+    weights: str
+    """Folder of weights, or `random`."""
+    device: str
+    """`cpu` or `cuda`."""
 
 
 class StepTimer:
@@ -85,7 +104,7 @@ NOTES = [
 ]
 
 
-def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.Namespace) -> tuple[str, ...]:
+def measure(entry: ModelEntry, method: str, precision: str, timing: Timing) -> tuple[str, ...]:
     """Run a few steps of a method on a model and return a line of the table."""
     import torch
 
@@ -95,14 +114,14 @@ def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.
     from methods.contracts import SynthesisContext
     from methods.registry import METHODS
 
-    maker, full = METHODS.get(method), _config(entry, method, precision, arguments)
-    device, space = torch.device(arguments.device), image_space(entry)
-    model = load_model(entry, find_weights(entry, arguments.weights)).to(device)
+    maker, full = METHODS.get(method), _config(entry, method, precision, timing)
+    device, space = torch.device(timing.device), image_space(entry)
+    model = load_model(entry, find_weights(entry, timing.weights)).to(device)
     timer = StepTimer(model, space.shape, device, precision)
     context = SynthesisContext(
-        space, entry.classes, generator(0, "perf"), device, timer.report, micro_batch=arguments.micro_batch
+        space, entry.classes, generator(0, "perf"), device, timer.report, micro_batch=timing.micro_batch
     )
-    config = dataclasses.replace(full, images=arguments.images, iterations=arguments.steps + WARM_UP)
+    config = replace(full, images=timing.images, iterations=timing.steps + WARM_UP)
     with metered(device) as meter:
         maker.synthesize(model, config, context)
     timer.close()
@@ -112,26 +131,26 @@ def measure(entry: ModelEntry, method: str, precision: str, arguments: argparse.
     return (f"{entry.name} {method} {precision}", str(timer.views), *figures)
 
 
-def _config(entry: ModelEntry, method: str, precision: str, arguments: argparse.Namespace) -> Any:
+def _config(entry: ModelEntry, method: str, precision: str, timing: Timing) -> Any:
     """Return the method's config for the model; raises UsageError for one that does not optimise pixels."""
     from harness.plan.settings import effective_config, read_overrides, with_precision
     from methods.errors import UsageError
     from methods.registry import METHODS
 
-    overrides = with_precision(read_overrides({}, arguments.set), [method], precision)
+    overrides = with_precision(read_overrides({}, timing.set), [method], precision)
     config = effective_config(METHODS.get(method), entry.name, overrides)
     if not hasattr(config, "iterations"):
         raise UsageError(f"The method {method!r} takes no steps, there is nothing to time.")
     return config
 
 
-def step_lines(arguments: argparse.Namespace) -> list[tuple[str, ...]]:
+def step_lines(timing: Timing, methods: list[str], precisions: list[str]) -> list[tuple[str, ...]]:
     """Measure every synthesis asked for."""
     from harness.inputs.named_models import select_models
 
     return [
-        measure(entry, method, precision, arguments)
-        for entry in select_models(arguments.models.split(","), arguments.weights)
-        for method in arguments.methods.split(",")
-        for precision in arguments.precision.split(",")
+        measure(entry, method, precision, timing)
+        for entry in select_models(timing.models, timing.weights)
+        for method in methods
+        for precision in precisions
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +49,9 @@ def _newest(lines: list[Measurement]) -> list[Measurement]:
     return [line for line, version in zip(lines, versions, strict=True) if version == max(versions)]
 
 
-def only_in_one(arguments: argparse.Namespace, before: Rows, after: Rows) -> list[tuple[str, set[tuple[Any, ...]]]]:
+def only_in_one(names: tuple[str, str], before: Rows, after: Rows) -> list[tuple[str, set[tuple[Any, ...]]]]:
     """Return, for each of the two, its name and the rows the other lacks."""
-    return [(arguments.a, before.keys() - after.keys()), (arguments.b, after.keys() - before.keys())]
+    return list(zip(names, (before.keys() - after.keys(), after.keys() - before.keys()), strict=True))
 
 
 def changes(before: Rows, after: Rows, allowed: float) -> list[Change]:
@@ -86,7 +85,7 @@ def _verdict(difference: float, p: float, allowed: float) -> str:
     return "regressed" if -difference > allowed else "worse within --fail-under"
 
 
-def changes_grid(found: list[Change], arguments: argparse.Namespace) -> Grid:
+def changes_grid(found: list[Change], names: tuple[str, str]) -> Grid:
     """Return the changes as a table."""
     from harness.report.statistics import LEVEL, p_text
     from harness.report.text_table import Grid, Word
@@ -104,4 +103,4 @@ def changes_grid(found: list[Change], arguments: argparse.Namespace) -> Grid:
         "Holm's rule for all rows. Lost and gained: images (times seeds) that only A, or only B, got right."
     ]
     header = ["row", "B - A", "lost", "gained", "p (Holm)", ""]
-    return Grid(f"{arguments.b} (B) against {arguments.a} (A)", header, body, notes)
+    return Grid(f"{names[1]} (B) against {names[0]} (A)", header, body, notes)

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from harness.execute.ray_session import StopOnFatal, Unsaved, session
+from harness.execute.ray_session import Trainable, Unsaved, assigned_device, fit, session, storage
 from harness.inputs import plugins as catalog
 from harness.inputs.seeds import derived_seed
 from harness.report.layout import METRICS
@@ -25,8 +21,7 @@ from harness.search.space import Settings
 from methods.errors import UsageError
 
 # isort: split
-import ray  # after `ray_session`, which sets the environment it reads
-from ray import tune
+from ray import tune  # after `ray_session`, which sets the environment it reads
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
@@ -36,42 +31,19 @@ _FACTOR = 2
 
 def execute(run: SearchRun, told: Told) -> None:
     """Measure the samples; raises UsageError when a trial finds that the run must stop."""
-    storage, watch = run.settings.results.resolve() / "ray" / f"search-{os.getpid()}", _Watch(run, told)
-    try:
-        with session(run.resources):
-            _tuner(run, storage, watch).fit()
-    finally:
-        shutil.rmtree(storage, ignore_errors=True)
-        with suppress(OSError):  # another command's folder is still in it
-            storage.parent.rmdir()
+    watch, searcher = _Watch(run, told), _searcher(run) if run.kind == "optuna" else None
+    trainable = tune.with_resources(_trainable(run), {"cpu": run.resources.cpus, "gpu": run.resources.gpus})
+    tuned = tune.TuneConfig(
+        search_alg=searcher,
+        scheduler=_scheduler(run),
+        num_samples=run.samples if searcher else 1,
+        reuse_actors=True,
+    )
+    points = None if searcher else {"point": tune.grid_search(_points(run))}
+    with storage(run.settings.results, f"search-{os.getpid()}") as folder, session(run.resources):
+        fit(trainable, tuned, folder, run.settings.plugins, watch, watch, points, tries=2)
     if watch.fatal is not None:
         raise UsageError(watch.fatal)
-
-
-def _tuner(run: SearchRun, storage: Path, watch: _Watch) -> tune.Tuner:
-    """Return the experiment of a search."""
-    for module in catalog.plugin_modules(run.settings.plugins):
-        ray.cloudpickle.register_pickle_by_value(module)  # workers cannot import it by its name
-    searcher = _searcher(run) if run.kind == "optuna" else None
-    points = None if searcher else {"point": tune.grid_search(_points(run))}
-    return tune.Tuner(
-        tune.with_resources(_trainable(run), {"cpu": run.resources.cpus, "gpu": run.resources.gpus}),
-        param_space=points,
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=_scheduler(run),
-            num_samples=run.samples if searcher else 1,
-            reuse_actors=True,
-        ),
-        run_config=tune.RunConfig(
-            name="search",
-            storage_path=str(storage),
-            failure_config=tune.FailureConfig(max_failures=1),
-            callbacks=[watch],
-            stop=StopOnFatal(watch),
-            verbose=0,
-        ),
-    )
 
 
 def _points(run: SearchRun) -> list[Settings]:
@@ -113,15 +85,12 @@ def _scheduler(run: SearchRun) -> ASHAScheduler | None:
     )
 
 
-def _trainable(run: SearchRun) -> Callable[[dict[str, Any]], None]:
+def _trainable(run: SearchRun) -> Trainable:
     """Return the function Tune runs in a worker for the point of a trial's config."""
 
     def trial(config: dict[str, Any]) -> None:
-        import torch
-
         catalog.load(run.settings.plugins)
-        assigned = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
-        here = replace(run, settings=replace(run.settings, device=run.settings.device if assigned else "cpu"))
+        here = replace(run, settings=replace(run.settings, device=assigned_device(run.settings)))
         nothing = dict.fromkeys(run.search.metrics, math.nan)
         try:
             for found in measure(here, config["point"]):
@@ -135,7 +104,7 @@ def _trainable(run: SearchRun) -> Callable[[dict[str, Any]], None]:
     return trial
 
 
-class _Optuna(OptunaSearch):  # type: ignore[misc]
+class _Optuna(Unsaved, OptunaSearch):  # type: ignore[misc]
     """Hands out points as configs {"point": settings}, hears of failures, and saves nothing."""
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
@@ -146,12 +115,6 @@ class _Optuna(OptunaSearch):  # type: ignore[misc]
         """Tell optuna what a sample gave, or that it failed."""
         failed = error or bool({"error", "fatal"} & set(result or {}))
         super().on_trial_complete(trial_id, None if failed else result, failed)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Save nothing: records hold what is done."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Restore nothing, see `save`."""
 
 
 class _Watch(Unsaved, TrialProgressCallback):  # type: ignore[misc]

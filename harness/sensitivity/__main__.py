@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.command import run_command
-from harness.cli.options import command_parser, path, positive
+from harness.cli.options import command_parser, listed, path, positive, taken
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,10 +29,36 @@ _EXAMPLES = """examples:
 """
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What to measure, as typed."""
+
+    model: str
+    """A short name or a full timm name."""
+    images: str
+    """A folder of images, a .safetensors of them, or the name of a set."""
+    count: int
+    """How many of them."""
+    backend: str
+    """What quantizes."""
+    widths: list[str]
+    """Bits that are tried, 2 to 8 each."""
+    suggest: float | None
+    """The mean width that bits are chosen for; None: none are."""
+    bits_out: Path
+    """The file of these bits."""
+    out: Path | None
+    """A Markdown file of the table."""
+    weights: str | None
+    """Folder of weights, or `random`; None: DFQ_WEIGHTS, else timm's hub."""
+    device: str
+    """`cpu` or `cuda`."""
+
+
 def main(words: list[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    arguments = parser().parse_args(words)
-    return run_command(lambda: _measure(arguments))
+    asked = taken(Asked, parser().parse_args(words))
+    return run_command(lambda: _measure(asked))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--count", type=positive, default=32, help="how many of them (default: 32)")
     result.add_argument("--backend", default="repq", help="what quantizes (default: repq)")
-    result.add_argument("--widths", default="3,4,5,6,8", help="bits that are tried, 2 to 8 each")
+    result.add_argument("--widths", type=listed, default="3,4,5,6,8", help="bits that are tried, 2 to 8 each")
     result.add_argument("--suggest", type=float, metavar="MEAN", help="choose bits of this mean width")
     result.add_argument("--bits-out", type=path, default=Path("mixed.toml"), help="where --suggest writes them")
     result.add_argument("--out", type=path, help="write the table to this file as Markdown as well")
@@ -52,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _measure(arguments: argparse.Namespace) -> int:
+def _measure(asked: Asked) -> int:
     from rich.console import Console
 
     from harness.inputs import plugins as catalog
@@ -62,36 +89,36 @@ def _measure(arguments: argparse.Namespace) -> int:
     from harness.report.formats.markdown import markdown
 
     catalog.load()
-    [entry] = select_models([arguments.model], arguments.weights)
-    found = _sensitivities(entry, arguments)
-    grid = table(f"{entry.name}, every part alone, {arguments.backend}", found)
+    [entry] = select_models([asked.model], asked.weights)
+    found = _sensitivities(entry, asked)
+    grid = table(f"{entry.name}, every part alone, {asked.backend}", found)
     print_table(grid, Console())
-    if arguments.out:
-        write_atomically(arguments.out, markdown([grid]).encode())
-    if arguments.suggest is not None:
-        _suggest(found, arguments)
+    if asked.out:
+        write_atomically(asked.out, markdown([grid]).encode())
+    if asked.suggest is not None:
+        _suggest(found, asked, asked.suggest)
     return 0
 
 
-def _sensitivities(entry: ModelEntry, arguments: argparse.Namespace) -> list[Sensitivity]:
+def _sensitivities(entry: ModelEntry, asked: Asked) -> list[Sensitivity]:
     from harness.inputs.weights import find_weights, image_space, load_model
     from harness.plan.settings import defaults
     from harness.sensitivity.measure import quantizer, sensitivities
     from methods.contracts import silent
     from methods.registry import BACKENDS
 
-    widths = _widths(arguments.widths)
-    backend = BACKENDS.get(arguments.backend)
-    model = load_model(entry, find_weights(entry, arguments.weights)).to(arguments.device)
-    images = _images(entry, arguments.images, arguments.count).to(arguments.device)
+    widths = _widths(asked.widths)
+    backend = BACKENDS.get(asked.backend)
+    model = load_model(entry, find_weights(entry, asked.weights)).to(asked.device)
+    images = _images(entry, asked.images, asked.count).to(asked.device)
     quantize = quantizer(backend, model, images, defaults(backend, entry.name), image_space(entry))
     return sensitivities(model, images, widths, quantize, silent)
 
 
-def _widths(text: str) -> list[int]:
+def _widths(given: list[str]) -> list[int]:
     from methods.bits import Bits
 
-    return sorted({Bits.parse(f"w{word.strip()}a{word.strip()}").weights for word in text.split(",")})
+    return sorted({Bits.parse(f"w{word}a{word}").weights for word in given})
 
 
 def _images(entry: ModelEntry, where: str, count: int) -> Tensor:
@@ -137,17 +164,15 @@ def table(title: str, found: list[Sensitivity]) -> Grid:
     return Grid(title, header, body, notes)
 
 
-def _suggest(found: list[Sensitivity], arguments: argparse.Namespace) -> None:
+def _suggest(found: list[Sensitivity], asked: Asked, mean: float) -> None:
     from harness.record.files import write_atomically
     from harness.sensitivity.measure import as_toml, mean_width, suggested
 
-    widths = suggested(found, arguments.suggest)
+    widths = suggested(found, mean)
     means = [mean_width(widths, weights) for weights in (True, False)]
-    comment = (
-        f"mean width {means[0]:.3f} of weights, {means[1]:.3f} of activations; {arguments.model}, {arguments.backend}"
-    )
-    write_atomically(arguments.bits_out, as_toml(widths, comment).encode())
-    print(f"{arguments.bits_out}: {comment}")
+    comment = f"mean width {means[0]:.3f} of weights, {means[1]:.3f} of activations; {asked.model}, {asked.backend}"
+    write_atomically(asked.bits_out, as_toml(widths, comment).encode())
+    print(f"{asked.bits_out}: {comment}")
 
 
 if __name__ == "__main__":
