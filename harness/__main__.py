@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
+from importlib.util import find_spec
 
 from harness.record.version import VERSION
 
@@ -26,6 +28,10 @@ COMMANDS = {
 
 def main() -> None:
     """Hand the rest of the line to the command it names; exits with that command's code, 2 for an unknown one."""
+    if "_ARGCOMPLETE" in os.environ:
+        from harness.cli.completion import complete
+
+        complete({name: module(name) for name in COMMANDS})
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("--help", "-h"):
         print(_help())
@@ -39,6 +45,13 @@ def main() -> None:
 
         print(unknown_name("command", name, COMMANDS), file=sys.stderr)
         sys.exit(2)
+
+
+def module(command: str) -> str:
+    """Return the module of a command."""
+    spec = find_spec(f"harness.{command}")
+    inside = spec is not None and spec.submodule_search_locations
+    return f"harness.{command}.__main__" if inside else f"harness.{command}"
 
 
 def _help() -> str:

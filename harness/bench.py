@@ -119,7 +119,7 @@ def _bench(runs: list[argparse.Namespace]) -> int:
     failures = run_plan(plan, settings, resources, running, console)
     _print_leaderboard(plan, settings.results, console)
     if not running.quiet:
-        _print_places(plan, settings.results, console)
+        _print_places(plan, settings.results, bool(running.log), console)
     return 1 if failures else 0
 
 
@@ -142,7 +142,7 @@ def _print_leaderboard(plan: Plan, results: Path, console: Console) -> None:
         print_table(table, console)
 
 
-def _print_places(plan: Plan, results: Path, console: Console) -> None:
+def _print_places(plan: Plan, results: Path, logged: bool, console: Console) -> None:
     """Say where records and images are, and how a table and a page are made of them."""
     from harness.record.cache import sheet_path
 
@@ -153,6 +153,7 @@ def _print_places(plan: Plan, results: Path, console: Console) -> None:
         f"Table: python -m harness.leaderboard {results}",
         f"Page: python -m harness.leaderboard {results} --format html --out {results}",
         *([f"Images: {results / 'images'} (a sheet per synthesis, {len(sheets)} of this table)"] if sheets else []),
+        *([f"Log: {results / 'logs'}"] if logged else []),
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -38,6 +38,10 @@ class Registry(Generic[T]):
         """Return all names in order of registration."""
         return list(self._targets)
 
+    def target(self, name: str) -> str | type[T]:
+        """Return what a name that is known leads to: a class, or "module:Class" of one that need not be loaded yet."""
+        return self._targets[name]
+
     def get(self, name: str) -> T:
         """Return an instance of the entry `name`; raises UsageError with the nearest known name, or with the reason
         why what it leads to cannot be imported."""

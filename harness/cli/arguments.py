@@ -12,6 +12,7 @@ from itertools import product
 from uuid import uuid4
 
 from harness.cli.options import Inputs, Matrix, Running
+from harness.cli.trackers import check_trackers
 from harness.execute.resources import Resources, threads_for
 from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked, folder_of
@@ -29,6 +30,7 @@ from methods.contracts import Backend, Method
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 from methods.text import shortened
+from methods.words import words
 
 
 def read_requests(asked: list[tuple[Matrix, Inputs]]) -> list[Request]:
@@ -183,6 +185,7 @@ def run_settings(running: Running, plugins: list[str], requests: list[Request]) 
     """Choose device and threads; raises UsageError when more is asked for than there is."""
     import torch
 
+    check_trackers(words(running.log))
     check_writable(running.results)
     cuda = torch.cuda.device_count()
     if running.device == "cuda" and not cuda and not running.address:

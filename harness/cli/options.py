@@ -126,6 +126,8 @@ class Running:
     """Whether to print tables and failures alone."""
     verbose: bool = False
     """Whether to print a line for every job on a terminal, too."""
+    log: str = ""
+    """Trackers that are told what jobs gave, parted by commas."""
 
 
 def taken(kind: type[T], arguments: argparse.Namespace) -> T:
@@ -181,10 +183,10 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_run_options(parser: argparse.ArgumentParser, verbose: bool = True) -> None:
+def add_run_options(parser: argparse.ArgumentParser, jobs: bool = True) -> None:
     """Add the options for where and how to run.
 
-    verbose: whether the command can say more than it does.
+    jobs: whether the command runs jobs by a plan, of each of which there is more to say.
     """
     group = parser.add_argument_group("how to run")
     group.add_argument("--results", type=path, default=Path("results"), help="folder for records and cache")
@@ -209,8 +211,14 @@ def add_run_options(parser: argparse.ArgumentParser, verbose: bool = True) -> No
     group.add_argument("--address", help="Ray cluster to join (default: start Ray here)")
     loudness = group.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="print tables and failures alone")
-    if verbose:
+    if jobs:
         loudness.add_argument("--verbose", action="store_true", help="a line for every job on a terminal, too")
+        group.add_argument(
+            "--log",
+            default="",
+            metavar="TRACKERS",
+            help="tell jsonl, tensorboard, wandb, mlflow of losses, images and figures (default: none of them)",
+        )
     group.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
 
 

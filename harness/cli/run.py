@@ -13,6 +13,7 @@ from rich.live import Live
 
 from harness.cli.options import Running
 from harness.cli.run_files import told_to_others
+from harness.cli.trackers import Tracker
 from harness.cli.view import Drawn, counts, row_line, times
 from harness.cli.watch import Watch
 from harness.execute.forecast import expectations
@@ -20,6 +21,7 @@ from harness.plan.jobs import CellJob, Job, RunSettings
 from harness.plan.plan import Plan
 from harness.record.cache import Cache
 from methods.text import printable
+from methods.words import words
 
 if TYPE_CHECKING:
     from harness.execute.resources import Resources
@@ -50,9 +52,12 @@ def run_plan(
         return {}
     watch = Watch(plan.jobs, settings.results, expectations(plan.jobs, settings, resources))
     view = ProgressView(watch, console, running.quiet, running.verbose)
+    tracker = Tracker(view, plan.jobs, settings, words(running.log))
     with told_to_others(settings, watch.snapshot), view:
         executor = import_module(f"harness.execute.{_EXECUTORS[settings.executor]}")
-        executor.execute(plan.jobs, settings, view, resources)
+        executor.execute(plan.jobs, settings, tracker if running.log else view, resources)
+    for problem in tracker.problems:
+        _say(console, problem, "red")
     for label, error in watch.failures.items():
         _say(console, f"Failed: {label}: {error}", "red")
     return watch.failures

@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         "--allow-test-tuning", action="store_true", help="search even on images that results are reported on"
     )
     add_data_options(result)
-    add_run_options(result, verbose=False)
+    add_run_options(result, jobs=False)
     result.add_argument(
         "--table-only", action="store_true", help="run nothing: only the tables of the searches under --results"
     )

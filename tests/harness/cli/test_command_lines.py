@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from harness_kit import ROOT, run_here
 
-from harness.__main__ import COMMANDS
+from harness.__main__ import COMMANDS, module
 from harness.cli.options import Inputs, taken
 from harness.inputs import plugins as catalog
 from harness.plan.settings import read_overrides
@@ -20,10 +20,6 @@ from methods.registry import BACKENDS, METHODS
 from methods.text import words
 
 catalog.load()
-
-
-def module(name: str) -> str:
-    return f"harness.{name}.__main__" if (ROOT / "harness" / name).is_dir() else f"harness.{name}"
 
 
 def written() -> Iterator[tuple[str, str]]:
