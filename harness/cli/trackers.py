@@ -75,12 +75,16 @@ class Tracker:
         """Pass on that a job has ended, and tell what it gave."""
         self._inner.finished(job, error)
         told = _told(job, self._labels[job.key], self._results, error)
-        for name in list(self._writers) if told else []:
-            try:
-                self._writers[name](self._results / "logs", self._run, told)
-            except Exception as problem:  # a server that is away must not cost the run
-                del self._writers[name]
-                self.problems.append(f"{name} was told no more after {type(problem).__name__}: {problem}")
+        for name in list(self._writers):
+            if told is not None:
+                self._tell(name, told)
+
+    def _tell(self, name: str, told: Told) -> None:
+        try:
+            self._writers[name](self._results / "logs", self._run, told)
+        except Exception as problem:  # a server that is away must not cost the run
+            del self._writers[name]
+            self.problems.append(f"{name} was told no more after {type(problem).__name__}: {problem}")
 
 
 def check_trackers(names: list[str]) -> None:

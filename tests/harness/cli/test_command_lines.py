@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from harness_kit import ROOT, run_here
+from harness_kit import ROOT, run_here, save_image
 
 from harness.__main__ import COMMANDS, module
 from harness.cli.options import Inputs, taken
@@ -71,13 +72,79 @@ def test_a_command_line_is_one_that_its_command_takes(place: str, line: str) -> 
         assert read_overrides({}, given_settings)
 
 
-@pytest.mark.parametrize("line", sorted({line for _, line in LINES if "--table-only" in line}))
-def test_tables_from_records_alone_are_printed(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def planned() -> list[str]:
+    """Return the lines that can be planned anywhere, their models replaced by the embedded one, each once.
+
+    Of searches the one that needs neither Optuna nor Ray, whose imports take longer than all of this.
+    """
+    found = set()
+    for _, line in LINES:
+        words = shlex.split(line)
+        if words[2].removeprefix("harness.") in ("bench", "ablation", "search", "export") and not LOOKING & set(words):
+            if words[2] == "harness.search" and "grid" not in words:
+                continue
+            given = [word for word in words if word not in ("...", "--plan", "--gpus-per-trial", "0.5")]
+            for option in {"--models", "--model"} & set(given):
+                given[given.index(option) + 1] = "vit_digits"
+            found.add(shlex.join(given[2:]))
+    return sorted(found)
+
+
+LOOKING = {"--help", "--list", "--table-only", "--key", "--address", "--search-data", "top_heavy.py", "blobs.py"}
+STUDY = (ROOT / "docs" / "using.md").read_text().partition("```toml\n")[2].partition("```")[0]
+MINE = 'from methods.registry import METHODS\nMETHODS.register("mine", "methods.synthesis.noise:Noise")\n'
+FILES = {
+    "study.toml": STUDY,
+    "mine.py": MINE,
+    "results/search/LABEL/best.toml": "[spdfq]\niterations = 50\n",
+}
+
+
+@pytest.fixture(scope="module")
+def readers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the examples name, but for the weights."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    save_image(folder / "imagenet" / "val" / "n01440764" / "a.png", 0)
+    return folder
+
+
+@pytest.mark.parametrize("line", planned())
+def test_a_command_line_can_be_planned(line: str, readers_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, *given = shlex.split(line)
+    monkeypatch.chdir(readers_folder)
+    monkeypatch.setattr(METHODS, "_targets", dict(METHODS._targets))
+    done = run_here(import_module(module(name.removeprefix("harness."))).main, [*given, "--results", "new", "--plan"])
+    assert done.code == 0, done.err
+    assert "cells" in done.out
+    assert not Path("new").exists()
+
+
+def read_only() -> list[str]:
+    """Return the lines that read committed records and are not run by a test of their own."""
+    named = [line for _, line in LINES if " results/" in line or "--list" in line]
+    left_out = (
+        "--pack",
+        "--key",
+        "--config",
+        "new_results",
+        "--pairs",
+        "v1.0:",
+        "--format all",
+        "harness.bench --plan",
+    )
+    return sorted({line for line in named if not any(word in line for word in left_out)})
+
+
+@pytest.mark.parametrize("line", read_only())
+def test_a_command_line_that_reads_records_is_run(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     _, _, name, *given = shlex.split(line)
-    results = Path(given[given.index("--results") + 1])
-    if not results.is_dir():
-        pytest.skip(f"{results} is not here")
+    folders = [word for word in given if word.startswith("results/")]
+    if not all(map(os.path.isdir, folders)):
+        pytest.skip(f"{folders} is not here")
     done = run_here(import_module(module(name.removeprefix("harness."))).main, given)
     assert done.code == 0, done.err
     assert done.out
