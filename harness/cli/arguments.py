@@ -29,8 +29,7 @@ from methods.bits import Bits
 from methods.contracts import Backend, Method
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
-from methods.text import shortened
-from methods.words import words
+from methods.text import shortened, words
 
 
 def read_requests(asked: list[tuple[Matrix, Inputs]]) -> list[Request]:

@@ -176,7 +176,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help="a folder of <arch.tag>.safetensors or .pth, one's own checkpoint, or none (default: DFQ_WEIGHTS, then "
         "timm's hub)",
     )
-    group.add_argument("--limit", type=positive, help="evaluate on a fixed class-balanced subset of this size")
+    group.add_argument(
+        "--limit", type=positive, help="evaluate on a fixed class-balanced subset of this size (default: all)"
+    )
     group.add_argument("--skip-bad-images", action="store_true", help="leave out images that cannot be read")
     group.add_argument(
         "--no-fp32-gate", action="store_true", help="go on when FP32 accuracy is far below what it should be"
@@ -189,9 +191,13 @@ def add_run_options(parser: argparse.ArgumentParser, jobs: bool = True) -> None:
     jobs: whether the command runs jobs by a plan, of each of which there is more to say.
     """
     group = parser.add_argument_group("how to run")
-    group.add_argument("--results", type=path, default=Path("results"), help="folder for records and cache")
-    group.add_argument("--executor", choices=("ray", "local"), default="ray")
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    group.add_argument(
+        "--results", type=path, default=Path("results"), help="folder for records and cache (default: %(default)s)"
+    )
+    group.add_argument(
+        "--executor", choices=("ray", "local"), default="ray", help="local: no Ray (default: %(default)s)"
+    )
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: %(default)s)")
     group.add_argument(
         "--cpus-per-trial",
         type=positive,

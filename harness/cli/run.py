@@ -20,8 +20,7 @@ from harness.execute.forecast import expectations
 from harness.plan.jobs import CellJob, Job, RunSettings
 from harness.plan.plan import Plan
 from harness.record.cache import Cache
-from methods.text import printable
-from methods.words import words
+from methods.text import printable, words
 
 if TYPE_CHECKING:
     from harness.execute.resources import Resources

@@ -18,8 +18,7 @@ from typing import TypeAlias
 import msgspec
 
 from harness.execute.schedule import Listener
-from harness.plan.jobs import CellJob, Job, RunSettings, SynthesisJob
-from harness.plan.labels import labels
+from harness.plan.jobs import CellJob, Job, RunSettings, SynthesisJob, labels
 from harness.record.cache import Cache, sheet_path
 from harness.record.record import Finished
 from harness.record.records import find_record
