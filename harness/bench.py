@@ -44,6 +44,7 @@ _EXAMPLES = """examples:
   python -m harness.bench --config study.toml --plan
   python -m harness.bench --set spdfq.iterations=500 --set blockwise.iterations=200
 """
+_PRESETS = "Other lengths: --preset quick (a first look), paper (as its paper has it), best (what reached most here)."
 
 
 def parser() -> argparse.ArgumentParser:
@@ -115,6 +116,8 @@ def _bench(runs: list[argparse.Namespace]) -> int:
         plan = make_plan(requests, settings.results)
     if first.plan:
         print_plan(plan, settings, resources, console)
+        if plan.jobs and not first.preset:
+            console.print(_PRESETS, highlight=False, soft_wrap=not console.is_terminal)
         return 0
     failures = run_plan(plan, settings, resources, running, console)
     _print_leaderboard(plan, settings.results, console)

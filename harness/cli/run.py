@@ -52,7 +52,7 @@ def run_plan(
     watch = Watch(plan.jobs, settings.results, expectations(plan.jobs, settings, resources))
     view = ProgressView(watch, console, running.quiet, running.verbose)
     tracker = Tracker(view, plan.jobs, settings, words(running.log))
-    with told_to_others(settings, watch.snapshot), view:
+    with told_to_others(settings, watch.snapshot), view, tracker:
         executor = import_module(f"harness.execute.{_EXECUTORS[settings.executor]}")
         executor.execute(plan.jobs, settings, tracker if running.log else view, resources)
     for problem in tracker.problems:

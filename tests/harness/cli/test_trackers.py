@@ -10,8 +10,7 @@ import pytest
 from harness_kit import TINY, by_cell, run_bench
 from PIL import Image
 
-from harness.cli import trackers
-from harness.cli.trackers import Told
+from harness.cli.tracker_writers import PROJECT, WRITERS, Told
 
 WORDS = [*TINY, "--methods", "psaq_vit", "--bits", "w4a4", "--set", "psaq_vit.images=2"]
 WORDS += ["--set", "psaq_vit.iterations=3", "--set", "psaq_vit.rounds=1"]
@@ -46,7 +45,7 @@ def test_a_tracker_that_is_away_is_named_and_costs_no_cell(tmp_path: Path, monke
     def away(_folder: Path, _run: str, _told: Told) -> None:
         raise ConnectionError("no route")
 
-    monkeypatch.setitem(trackers.WRITERS, "jsonl", ("", away))
+    monkeypatch.setitem(WRITERS, "jsonl", ("", away))
     done = run_bench(tmp_path, *WORDS, "--log", "jsonl")
     assert done.code == 0, done.err
     assert "jsonl was told no more after ConnectionError: no route" in done.out
@@ -63,7 +62,7 @@ def test_a_tracker_that_is_away_is_named_and_costs_no_cell(tmp_path: Path, monke
 def test_unknown_and_missing_trackers_are_refused(
     log: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(trackers.WRITERS, "nowhere", ("not_there", trackers.WRITERS["jsonl"][1]))
+    monkeypatch.setitem(WRITERS, "nowhere", ("not_there", WRITERS["jsonl"][1]))
     done = run_bench(tmp_path / "results", *WORDS, "--log", log)
     assert (done.code, done.out, (tmp_path / "results").exists()) == (2, "", False)
     assert sentence in done.err
@@ -77,9 +76,9 @@ def test_mlflow_keeps_figures_losses_and_pictures(tmp_path: Path, monkeypatch: p
     Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(sheet)
     losses = {"total": [float(step) for step in range(1010)]}
     told = Told("a job", "synthesis", {"model": "vit"}, losses, {"top1": 90.5}, sheet, "it broke")
-    trackers.WRITERS["mlflow"][1](tmp_path, "a-run", told)
+    WRITERS["mlflow"][1](tmp_path, "a-run", told)
     client = mlflow.MlflowClient()
-    [run] = client.search_runs([client.get_experiment_by_name(trackers.PROJECT).experiment_id])
+    [run] = client.search_runs([client.get_experiment_by_name(PROJECT).experiment_id])
     assert (run.info.run_name, run.info.status, run.data.params) == ("a job", "FAILED", {"model": "vit"})
     assert run.data.metrics == {"top1": 90.5, "loss/total": 1009.0}
     assert [one.value for one in client.get_metric_history(run.info.run_id, "loss/total")] == losses["total"]
