@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 import pytest
@@ -14,17 +16,22 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from harness.inputs.digits import EMBEDDED
-from harness.inputs.image_sets import DataSource
+from harness.inputs.image_sets import DataSource, checked, load_pixels, open_images
 from harness.inputs.images.sets import ArrayImages
 from harness.inputs.named_models import select_models
-from harness.inputs.weights import Weights, find_weights, load_model
+from harness.inputs.weights import Weights, find_weights, image_space, load_model
 from harness.inputs.zoo import ENTRIES
+from harness.trial.evaluate import logits_of, metrics
 from harness.trial.reference import NonFinite, first_non_finite, gate_problem, require_finite
 from methods.backends.minmax import MinMax
+from methods.bits import Bits
+from methods.contracts import QuantizationContext
 from methods.errors import UsageError
 from methods.registry import BACKENDS
 
 DIGITS = ENTRIES["vit_digits"]
+P = ParamSpec("P")
+DATA, WEIGHTS = os.environ.get("DFQ_DATA"), os.environ.get("DFQ_WEIGHTS")
 
 
 class Divides(nn.Module):
@@ -118,3 +125,58 @@ def test_logits_that_do_not_depend_on_the_image_are_refused_without_labels() -> 
     assert "whatever the image" in str(gate_problem(torch.zeros(5, 10), unlabelled, DIGITS))
     assert gate_problem(constant + one_hot([0, 1, 2, 3, 4]), unlabelled, DIGITS) is None
     assert gate_problem(constant[:1], unlabelled, DIGITS) is None  # one image differs from none
+
+
+def imagenet(test: Callable[P, None]) -> Callable[P, None]:
+    """Mark a test of DeiT-T with real weights on real images."""
+    missing = pytest.mark.skipif(not (DATA and WEIGHTS), reason="DFQ_DATA and DFQ_WEIGHTS are not set")
+    return pytest.mark.imagenet(missing(test))
+
+
+def fp32_top1(limit: int | None) -> tuple[float, int]:
+    entry = ENTRIES["deit_t"]
+    source = checked(DataSource(str(DATA), limit), skip_bad=False)
+    model = load_model(entry, find_weights(entry, WEIGHTS))
+    logits = logits_of(model, source, entry, torch.device("cpu"), lambda *_: None)
+    found, _ = metrics(logits, logits, open_images(source).labels)
+    return found["top1"], found["n"]
+
+
+@imagenet
+def test_a_subset_of_imagenet_is_recognised() -> None:
+    top1, count = fp32_top1(100)
+    assert count == 100
+    assert top1 >= 65.0
+
+
+@imagenet
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BACKENDS.names())
+def test_two_constant_channels_do_no_harm(name: str) -> None:
+    """Two LayerNorm weights of DeiT-T are exactly 0: a channel that never changes has no range to divide by."""
+    entry = ENTRIES["deit_t"]
+    model = load_model(entry, find_weights(entry, WEIGHTS))
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert sum(int((norm.weight == 0).sum()) for norm in norms) == 2
+    source = checked(DataSource(str(DATA), 8), skip_bad=False)
+    images = image_space(entry).normalize(load_pixels(source, entry, range(8)))
+    backend = BACKENDS.get(name)
+    config = backend.default_config("deit_t")
+    counts = [field.name for field in fields(config) if field.name.endswith(("iterations", "epochs"))]
+    config = replace(config, **dict.fromkeys(counts, 2))
+    context = QuantizationContext(torch.Generator().manual_seed(0), image_space(entry))
+    quantized = backend.quantize(model, images, Bits(8, 8), config, context)
+    with torch.inference_mode():
+        logits, exact = quantized(images), model(images)
+    assert logits.isfinite().all()
+    assert float((logits - exact).square().mean().sqrt() / exact.std()) < 0.2
+    assert int((logits.argmax(1) == exact.argmax(1)).sum()) >= 7
+
+
+@imagenet
+@pytest.mark.slow
+@pytest.mark.skipif(not str(DATA).rstrip("/").endswith("imagenet-val-891"), reason="the figure is of that set")
+def test_all_891_images_have_timms_accuracy() -> None:
+    top1, count = fp32_top1(None)
+    assert count == 891
+    assert top1 == pytest.approx(78.90, abs=0.05)
