@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 from harness_kit import ROOT
+
+from methods.errors import UsageError
 
 DRIVER = """
 import subprocess, sys, time
@@ -72,3 +75,37 @@ def test_a_raylet_that_dies_interrupts_the_driver(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 5
         assert driver.stdout is not None
         assert driver.stdout.readline() == "interrupted True\n"
+
+
+def test_ray_is_started_here_alone_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = pytest.importorskip("harness.execute.ray_session")
+    seen: dict[str, object] = {}
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # of a cluster that is gone, as a stale ray_current_cluster is
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+    monkeypatch.setattr(session.ray_constants, "ENABLE_RAY_CLUSTER", True)
+    monkeypatch.setattr(session.ray, "init", lambda **words: seen.update(words))
+    session._begin(None, {"num_cpus": 2})
+    assert (seen["address"], seen["num_cpus"]) == ("local", 2)
+    assert session.ray_constants.ENABLE_RAY_CLUSTER is False, "Ray binds to the loopback then"
+    assert session.QUIET["RAY_worker_niceness"] == "0"
+
+
+def test_a_ray_that_cannot_start_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = pytest.importorskip("harness.execute.ray_session")
+    monkeypatch.setattr(session.ray_constants, "ENABLE_RAY_CLUSTER", True)
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "1")
+    monkeypatch.setattr(session.ray, "init", lambda **_words: sys.exit("no room"))
+    with pytest.raises(UsageError, match=r"^Ray cannot be started here: no room\.$"):
+        session._begin(None, {})
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://localhost:{}", "[::1]:{}", "no.such.host.invalid:{}"])
+def test_an_address_that_nobody_answers_at_is_refused_at_once(address: str) -> None:
+    session = pytest.importorskip("harness.execute.ray_session")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = address.format(closed.getsockname()[1])
+    start = time.monotonic()
+    with pytest.raises(UsageError, match="Ray cannot be reached at"):
+        session.require_answer(address)
+    assert time.monotonic() - start < 10
