@@ -86,19 +86,21 @@ def find_synthesis(record: Record, folders: Sequence[Path]) -> Synthesis | None:
     """Return what is there of the synthesis a cell was quantized with, None when nothing is."""
     key = record.synthesis_key()
     for folder in folders:
-        of = record.cell
-        sheet = _sheet(sheet_path(folder, of.model, of.method, of.seed, key))
-        losses = _losses(Cache.of(folder, "synthesis").path(key))
+        sheet, losses = _sheet(_sheet_of(record, folder)), _losses(Cache.of(folder, "synthesis").path(key))
         if sheet or losses:
             return Synthesis(key, sheet, losses)
     return None
 
 
 def find_sheet(record: Record, folders: Sequence[Path]) -> Image.Image | None:
-    """Return the contact sheet of the synthesis a cell was quantized with, None when no cache holds it."""
-    name = f"{record.synthesis_key()}.png"
-    found = (opened(folder / "cache" / "synthesis" / name) for folder in folders)
+    """Return the contact sheet of the synthesis a cell was quantized with, None when no folder holds it."""
+    found = (opened(_sheet_of(record, folder)) for folder in folders)
     return next((image for image in found if image is not None), None)
+
+
+def _sheet_of(record: Record, folder: Path) -> Path:
+    of = record.cell
+    return sheet_path(folder, of.model, of.method, of.seed, record.synthesis_key())
 
 
 def opened(path: Path) -> Image.Image | None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from harness.record.studies import KINDS, Study
 from harness.report.answers import Answer, answers
 from harness.report.comparisons import Comparison, named, places, settings_text
+from harness.report.exports import exports_grid
 from harness.report.formats import Format, payload, plots
 from harness.report.formats.charts import charts, headline
 from harness.report.formats.plots import Plot
@@ -158,6 +159,7 @@ class Page:
             headline=headline(first.answers) if first and first.answers else None,
             beside=self.beside,
             reported=self.report.reported,
+            exports=exports_grid(self.report.lines),
             pictures=self.pictures,
             syntheses=self.syntheses,
             sections=self.sections,

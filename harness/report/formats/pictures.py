@@ -1,6 +1,6 @@
 """Pictures to commit: `python -m harness.leaderboard RESULTS --format pictures --out RESULTS` after a run.
 
-Of every model whose syntheses the cache still holds, the contact sheets of all methods side by side as one small WebP,
+Of every model whose syntheses are still there, the contact sheets of all methods side by side as one small WebP,
 and the losses beside it as JSON: what the page shows where a cache is long gone. Real images are nobody's to hand on
 and are left out.
 """
@@ -36,13 +36,13 @@ class PicturesFormat(Format):
     in_all = False
 
     def files(self, report: Report) -> dict[str, str | bytes]:
-        """Return two files per model; raises UsageError when no cache holds a contact sheet."""
+        """Return two files per model; raises UsageError where there are no contact sheets."""
         found: dict[str, dict[str, Run]] = defaultdict(dict)
         for run in sorted(runs(report.studies, [line.key for line in report.lines]), key=lambda run: run.first.seed):
             if not run.real and find_sheet(run.first.record, report.folders) is not None:
                 found[run.first.model].setdefault(run.first.method, run)
         if not found:
-            raise UsageError("No results folder has a cache with contact sheets: they are there after a run.")
+            raise UsageError("No results folder holds contact sheets: they are there after a run.")
         return {
             path: content
             for model, methods in sorted(found.items())
@@ -66,7 +66,8 @@ def _about(run: Run, folders: list[Path]) -> dict[str, Any]:
     synthesis = find_synthesis(run.first.record, folders)
     losses = {} if synthesis is None else synthesis.losses
     rounded = {name: [float(f"{value:.4g}") for value in values] for name, values in losses.items()}
-    return {"seed": run.first.seed, "settings": run.settings, "losses": rounded}
+    mine = [text for text in run.settings.split(", ") if text.startswith(f"{run.first.method}.")]
+    return {"seed": run.first.seed, "settings": ", ".join(mine), "losses": rounded}
 
 
 def _small(sheet: Image.Image) -> Image.Image:

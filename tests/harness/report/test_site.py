@@ -15,7 +15,7 @@ from harness_kit import correct, make_fields, make_record, put, run_leaderboard
 from PIL import Image
 from test_html import HOSTILE, Tags, results
 
-from harness.record.cache import Cache
+from harness.record.cache import Cache, sheet_path
 from harness.record.studies import Study
 from harness.report.formats.payload import short_key
 from harness.report.formats.pictures import compressed, side_by_side
@@ -95,7 +95,9 @@ def sheet(folder: Path, method: str, width: int, colour: str) -> None:
     cache = Cache.of(folder, "synthesis")
     losses = {"tv": [1.23456, 0.5, float(len(method))]}
     cache.store(record.synthesis_key(), {"images": torch.zeros(1)}, {"losses": losses})
-    Image.new("RGB", (width, 400), colour).save(cache.path(record.synthesis_key()).with_suffix(".png"))
+    path = sheet_path(folder, "vit_s", method, 0, record.synthesis_key())
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (width, 400), colour).save(path)
 
 
 def test_pictures_are_made_from_a_cache_and_shown_without_it(tmp_path: Path) -> None:
@@ -143,5 +145,5 @@ def test_where_no_cache_has_a_sheet_the_sentence_says_so(tmp_path: Path) -> None
     put(tmp_path / "run", make_fields("", model="vit_s"))
     done = run_leaderboard(str(tmp_path / "run"), "--format", "pictures", "--out", str(tmp_path / "kept"))
     assert done.code == 2
-    assert "No results folder has a cache with contact sheets" in done.err
+    assert "No results folder holds contact sheets" in done.err
     assert not (tmp_path / "kept").exists()
