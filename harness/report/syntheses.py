@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _WIDEST = 900
-LARGEST = 60_000
+LARGEST = 45_000
 PREFIX = "images_"
 # Per weighted term of a loss its value at every step.
 Losses: TypeAlias = dict[str, list[float]]
@@ -46,7 +46,7 @@ class Drawn:
 class Picture:
     """Contact sheets of the methods side by side for one model, committed with a study.
 
-    `images_MODEL.webp` of at most 60 kB, and `images_MODEL.json` beside it, which says whose images they are;
+    `images_MODEL.webp` of at most 45 kB, and `images_MODEL.json` beside it, which says whose images they are;
     `--format pictures` makes both.
     """
 

@@ -134,8 +134,9 @@ class Page:
 
     @cached_property
     def pictures(self) -> list[Picture]:
-        """The pictures committed with studies."""
-        return pictures(self.report.folders)
+        """The pictures committed with studies, in the order of the models' sections."""
+        order = [place.first.model for place in self.places]
+        return sorted(pictures(self.report.folders), key=lambda each: [each.model != name for name in order])
 
     @cached_property
     def syntheses(self) -> list[tuple[Run, Synthesis]]:

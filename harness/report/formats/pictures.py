@@ -24,7 +24,7 @@ from methods.text import file_stem
 if TYPE_CHECKING:
     from PIL import Image
 
-# Of a sheet the two first rows of four images are shown, at a size that 60 kB allow.
+# Of a sheet the two first rows of four images are shown, at a size that 45 kB allow.
 _SHOWN, _SCALE = 364, 0.6
 _LINE, _GAP = 18, 8
 _QUALITIES = range(80, 10, -5)
