@@ -79,7 +79,9 @@ def parser() -> argparse.ArgumentParser:
         "backend as its paper has it)",
     )
     what.add_argument(
-        "--list", choices=("methods", "backends", "models", "settings"), help="show what there is, and run nothing"
+        "--list",
+        choices=("methods", "backends", "models", "settings"),
+        help="show what there is, and run nothing; --verbose: methods or backends with their settings",
     )
     what.add_argument(
         "--all", action="store_true", help="with --list models: every checkpoint of timm that can be named, too"
@@ -106,7 +108,8 @@ def _bench(runs: list[argparse.Namespace]) -> int:
     if first.all and first.list != "models":
         raise UsageError("--all goes with --list models.")
     if first.list:
-        _list("all models" if first.all else first.list, taken(Inputs, first), console)
+        names = ["all models" if first.all else first.list, *([f"settings of {first.list}"] if first.verbose else [])]
+        _list(names, taken(Inputs, first), console)
         return 0
     asked = [(Matrix.of(vars(run)), taken(Inputs, run)) for run in runs]
     running = taken(Running, first)
@@ -126,13 +129,15 @@ def _bench(runs: list[argparse.Namespace]) -> int:
     return 1 if failures else 0
 
 
-def _list(what: str, inputs: Inputs, console: Console) -> None:
+def _list(names: list[str], inputs: Inputs, console: Console) -> None:
     from harness.cli.listing import LISTS
     from harness.inputs import plugins as catalog
     from harness.report.formats.console import print_table
 
     catalog.load(inputs.plugin, inputs.timeout)
-    print_table(LISTS[what](), console)
+    for name in names:
+        if name in LISTS:  # models have no settings
+            print_table(LISTS[name](), console)
 
 
 def _print_leaderboard(plan: Plan, results: Path, console: Console) -> None:

@@ -22,14 +22,18 @@ from methods.models.family import family_named
 
 @dataclass(frozen=True)
 class ModelDefaults:
-    """alpha1: weight of L_APA; learning_rate: Adam's peak rate; iterations: Adam steps; source: of alpha1; found: what
-    was found here for the family."""
+    """SPDFQ's settings for a model."""
 
     alpha1: float
+    """Weight of L_APA."""
     learning_rate: float
+    """Adam's peak rate."""
     iterations: int
+    """Adam steps."""
     source: str
+    """Where alpha1 comes from."""
     found: dict[str, Any]
+    """What was found here for the family."""
 
     def settings(self) -> dict[str, Any]:
         """Return the values of the paper as read by the names of SPDFQ's settings."""

@@ -42,13 +42,16 @@ class Region:
 
 @dataclass(frozen=True)
 class RegionLaw:
-    """most: K_MSR, regions per image are drawn from 1..most; side_min, side_max: range of the side, in image
-    sides; disjoint: whether regions of an image share no pixel."""
+    """How regions are drawn."""
 
     most: int = 4
+    """K_MSR, regions per image are drawn from 1..most."""
     side_min: float = 0.25
+    """Range of the side, in image sides."""
     side_max: float = 0.5
+    """Range of the side, in image sides."""
     disjoint: bool = True
+    """Whether regions of an image share no pixel."""
 
     def __post_init__(self) -> None:
         if self.most < 1 or not 0 < self.side_min <= self.side_max <= 1:

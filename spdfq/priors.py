@@ -20,20 +20,21 @@ _NARROWEST = 0.02  # grid sides; narrower components underflow between the cells
 
 @dataclass(frozen=True)
 class PriorLaw:
-    """A law of priors.
-
-    law: `gmm` exp(-r^2/2) or `laplace` exp(-sqrt(2) r), r the Mahalanobis distance from the centre, or `real`,
-    the attention real images get, which is not drawn here but measured (`spdfq.apa`);
-    components: most components per map, drawn from 1..components; combine: `sum` or `max`; width_min,
-    width_max: range of each axis' standard deviation, in grid sides; rotate: turn the axes at random.
-    """
+    """A law of priors."""
 
     law: str = "gmm"
+    """`gmm` exp(-r^2/2) or `laplace` exp(-sqrt(2) r), r the Mahalanobis distance from the centre, or `real`, the
+    attention real images get, which is not drawn here but measured (`spdfq.apa`)."""
     components: int = 5
+    """Most components per map, drawn from 1..components."""
     combine: str = "sum"
+    """`sum` or `max`."""
     width_min: float = 0.05
+    """Range of each axis' standard deviation, in grid sides."""
     width_max: float = 0.25
+    """Range of each axis' standard deviation, in grid sides."""
     rotate: bool = True
+    """Turn the axes at random."""
 
     def __post_init__(self) -> None:
         if self.law not in LAWS:

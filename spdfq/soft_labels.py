@@ -18,16 +18,16 @@ from methods.errors import UsageError
 
 @dataclass(frozen=True)
 class SoftLabelLaw:
-    """The law of Z.
-
-    eps1, eps2: range at relevant classes (paper: 5, 10); other: elsewhere it is U(0, other); dominant: whether a
-    view's first class, its own, gets the largest of its entries.
-    """
+    """The law of Z."""
 
     eps1: float = 5.0
+    """Range at relevant classes (paper: 5, 10)."""
     eps2: float = 10.0
+    """Range at relevant classes (paper: 5, 10)."""
     other: float = 1.0
+    """Elsewhere it is U(0, other)."""
     dominant: bool = False
+    """Whether a view's first class, its own, gets the largest of its entries."""
 
     def __post_init__(self) -> None:
         if self.eps1 > self.eps2 or self.other < 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from harness.cli.settings_list import HEADER, setting_rows
@@ -80,10 +81,10 @@ def list_all_models() -> Grid:
     return _grid("All models", ["model", "family", "no maps"], rows, notes)
 
 
-def list_settings() -> Grid:
-    """Return every setting of every method and backend that can be loaded."""
+def list_settings(*registries: Registry[Any]) -> Grid:
+    """Return every setting of every method and backend of some registries, of both for none, that can be loaded."""
     owners: list[Method | Backend] = []
-    for registry in (METHODS, BACKENDS):
+    for registry in registries or (METHODS, BACKENDS):
         for name in registry.names():
             with suppress(UsageError):  # the lists of methods and backends say why
                 owners.append(registry.get(name))
@@ -97,6 +98,8 @@ LISTS: dict[str, Callable[[], Grid]] = {
     "models": list_models,
     "all models": list_all_models,
     "settings": list_settings,
+    "settings of methods": partial(list_settings, METHODS),
+    "settings of backends": partial(list_settings, BACKENDS),
 }
 
 

@@ -41,9 +41,10 @@ _MOST_TOKENS = 256
 
 @dataclass(frozen=True)
 class ClampSearchConfig(Evolution):
-    """Settings of the search beside those of any evolution; all are inferred. temperature: t."""
+    """Settings of the search beside those of any evolution; all are inferred."""
 
     temperature: float = 0.1
+    """The t of the loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

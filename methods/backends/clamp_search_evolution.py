@@ -18,14 +18,18 @@ _ROUNDING = 1e-5
 
 @dataclass(frozen=True)
 class Evolution:
-    """population: individuals of a generation; generations: how many are evaluated; mutation: standard deviation of
-    a changed factor's step; chance: of a factor to be changed; least: the smallest factor (the largest is 1)."""
+    """How a search by evolution goes."""
 
     population: int = 12
+    """Individuals of a generation."""
     generations: int = 5
+    """How many are evaluated."""
     mutation: float = 0.1
+    """Standard deviation of a changed factor's step."""
     chance: float = 0.5
+    """Probability of a factor to be changed."""
     least: float = 0.4
+    """The smallest factor (the largest is 1)."""
 
     def __post_init__(self) -> None:
         if self.population < 4 or self.generations < 0 or self.mutation <= 0:

@@ -29,14 +29,12 @@ from methods.quant.ridge import Moments, round_by_halves
 
 @dataclass(frozen=True)
 class ErqConfig:
-    """Settings of the two reductions; defaults are those of the published code.
-
-    coefficient: ten times the penalty of ridge regression, for sums over the tokens of 32 images; flips:
-    most flips of a rounding per output and half (0 rounds to nearest).
-    """
+    """Settings of the two reductions; defaults are those of the published code."""
 
     coefficient: float = 1e4
+    """Ten times the penalty of ridge regression, for sums over the tokens of 32 images."""
     flips: int = 100
+    """Most flips of a rounding per output and half (0 rounds to nearest)."""
 
     def __post_init__(self) -> None:
         if self.coefficient <= 0 or self.flips < 0:

@@ -40,16 +40,15 @@ _LOW_BITS, _SHARE = 4, 5
 
 @dataclass(frozen=True)
 class IasConfig:
-    """Settings of both learning stages; defaults are those of the published code.
-
-    iterations: Adam steps per unit and stage where weights or activations have at most 4 bits, a fifth of them
-    where both have more (published: 1000 and 200; 0 learns nothing); learning_rate: at the first step, decayed to
-    zero by a half cosine; batch: images in a step, drawn anew for each (0: all).
-    """
+    """Settings of both learning stages; defaults are those of the published code."""
 
     iterations: int = 1000
+    """Adam steps per unit and stage where weights or activations have at most 4 bits, a fifth of them where both have
+    more (published: 1000 and 200; 0 learns nothing)."""
     learning_rate: float = 4e-5
+    """Learning rate at the first step, decayed to zero by a half cosine."""
     batch: int = 64
+    """Images in a step, drawn anew for each (0: all)."""
 
     def __post_init__(self) -> None:
         if self.iterations < 0 or self.learning_rate <= 0 or self.batch < 0:

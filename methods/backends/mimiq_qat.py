@@ -39,22 +39,26 @@ from methods.quant.recipe import MIN_MAX, Recipe
 
 @dataclass(frozen=True)
 class MimiQQatConfig:
-    """Settings of the training; defaults are the code's.
-
-    epochs: passes over the images (0: calibration alone); warmup: epochs without a step of the weights; batch: images
-    per step; learning_rate: at the first step; momentum: Nesterov's; temperature: T; head_weight: of L_head;
-    gradient_scale: factor on LSQ's scale of the gradients of step and offset; augment: whether views are random.
-    """
+    """Settings of the training; defaults are the code's."""
 
     epochs: int = 100
+    """Passes over the images (0: calibration alone)."""
     warmup: int = 2
+    """Epochs without a step of the weights."""
     batch: int = 16
+    """Images per step."""
     learning_rate: float = 1e-3
+    """Learning rate at the first step."""
     momentum: float = 0.9
+    """Nesterov's momentum."""
     temperature: float = 5.0
+    """The T of the loss."""
     head_weight: float = 10.0
+    """Weight of L_head."""
     gradient_scale: float = 0.01
+    """Factor on LSQ's scale of the gradients of step and offset."""
     augment: bool = True
+    """Whether views are random."""
 
     def __post_init__(self) -> None:
         if min(self.epochs, self.warmup, self.head_weight) < 0 or self.batch < 1:

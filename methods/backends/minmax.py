@@ -27,9 +27,10 @@ PROTOCOLS = ("plain", "psaq_vit")
 
 @dataclass(frozen=True)
 class MinMaxConfig:
-    """protocol: which tensors are quantized, "plain" (operands of matrix products) or "psaq_vit" (every tensor)."""
+    """Settings of `minmax`."""
 
     protocol: str = "plain"
+    """Which tensors are quantized, "plain" (operands of matrix products) or "psaq_vit" (every tensor)."""
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:

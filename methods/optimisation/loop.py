@@ -35,22 +35,26 @@ class DivergenceError(RuntimeError):
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """iterations: Adam steps in all; learning_rate: its peak; betas: Adam's; warmup: share of a round's steps over
-    which the rate rises linearly, before a half cosine takes it to zero; precision: of the forward passes, `fp32`
-    or `bf16` (autocast; pixels, losses and Adam stay in fp32); rounds: how often the schedule runs, each time over
-    an equal share of the steps, while Adam's moments live on; weight_decay: of AdamW, plain Adam where it is 0;
-    floor: the factor on the learning rate that the cosine falls to (1: it stays at its peak); smoothing: the gradient
-    at frequency f is divided by f^smoothing before Adam sees it, so that broad shapes move first."""
+    """How pixels are optimised."""
 
     iterations: int
+    """Adam steps in all."""
     learning_rate: float
+    """Peak of the learning rate."""
     betas: tuple[float, float] = (0.5, 0.9)
+    """Adam's decays of both moments."""
     warmup: float = 0.1
+    """Share of a round's steps over which the rate rises linearly, before a half cosine takes it to zero."""
     precision: str = "fp32"
+    """Of the forward passes, `fp32` or `bf16` (autocast; pixels, losses and Adam stay in fp32)."""
     rounds: int = 1
+    """How often the schedule runs, each time over an equal share of the steps, while Adam's moments live on."""
     weight_decay: float = 0.0
+    """Of AdamW, plain Adam where it is 0."""
     floor: float = 0.0
+    """The factor on the learning rate that the cosine falls to (1: it stays at its peak)."""
     smoothing: float = 0.0
+    """The gradient at frequency f is divided by f^smoothing before Adam sees it, so that broad shapes move first."""
 
     def __post_init__(self) -> None:
         if self.iterations < 1 or self.learning_rate <= 0 or not 0 <= self.warmup < 1:

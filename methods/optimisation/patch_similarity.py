@@ -35,11 +35,12 @@ _LARGE_CHUNK = 1 << 24
 
 @dataclass(frozen=True)
 class DensityLaw:
-    """bandwidth: standard deviation of the Gaussian kernel, in units of cosine similarity; points: how many
-    equidistant points the density is read at (code: 0.01 and 10)."""
+    """How the density of similarities is estimated."""
 
     bandwidth: float = 0.01
+    """Standard deviation of the Gaussian kernel, in units of cosine similarity."""
     points: int = 10
+    """How many equidistant points the density is read at (code: 0.01 and 10)."""
 
     def __post_init__(self) -> None:
         if self.bandwidth <= 0 or self.points < 2:

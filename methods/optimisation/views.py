@@ -122,17 +122,16 @@ class View:
 
 @dataclass(frozen=True)
 class Jitter:
-    """How the images are shown at a step: all rolled by one offset, the same along both axes, and perhaps flipped.
-
-    limits: largest offset in pixels, one per round; flip: probability of a horizontal flip; generator: what
-    offset and flip are drawn from, in this order, at every step; independent: whether the columns get an offset
-    of their own, drawn after that of the rows.
-    """
+    """How the images are shown at a step: all rolled by one offset, the same along both axes, and perhaps flipped."""
 
     limits: tuple[int, ...]
+    """Largest offset in pixels, one per round."""
     flip: float
+    """Probability of a horizontal flip."""
     generator: torch.Generator
+    """What offset and flip are drawn from, in this order, at every step."""
     independent: bool = False
+    """Whether the columns get an offset of their own, drawn after that of the rows."""
 
     def __post_init__(self) -> None:
         if any(limit < 0 for limit in self.limits) or not 0 <= self.flip <= 1:

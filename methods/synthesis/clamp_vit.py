@@ -36,28 +36,34 @@ from methods.optimisation.views import Jitter
 
 @dataclass(frozen=True)
 class ClampViTConfig:
-    """Settings of CLAMP-ViT's generation; all are inferred, those of the optimizer are PSAQ-ViT's.
-
-    images: how many; iterations: Adam steps in all; rounds: into how many equal parts they are cut; learning_rate:
-    peak rate in normalized pixel values; warmup: share of a round's steps it rises over; jitter: largest roll of the
-    first round in pixels of a 224 px image, twice as far in the second; flip: probability of a horizontal flip;
-    radius: of the neighbourhood, in patches; positives: per anchor; temperature: t; contrast_weight, tv_weight: of
-    L_PC and L_TV; precision: of the forward passes.
-    """
+    """Settings of CLAMP-ViT's generation; all are inferred, those of the optimizer are PSAQ-ViT's."""
 
     images: int = 32
+    """How many."""
     iterations: int = 1000
+    """Adam steps in all."""
     rounds: int = 2
+    """Into how many equal parts they are cut."""
     learning_rate: float = 0.2
+    """Peak rate in normalized pixel values."""
     warmup: float = 0.2
+    """Share of a round's steps it rises over."""
     jitter: int = 15
+    """Largest roll of the first round in pixels of a 224 px image, twice as far in the second."""
     flip: float = 0.5
+    """Probability of a horizontal flip."""
     radius: int = 1
+    """Radius of the neighbourhood, in patches."""
     positives: int = 4
+    """Positives of an anchor."""
     temperature: float = 0.1
+    """The t of L_PC."""
     contrast_weight: float = 1.0
+    """Weight of L_PC."""
     tv_weight: float = 0.05
+    """Weight of L_TV."""
     precision: str = "fp32"
+    """Of the forward passes, `fp32` or `bf16`."""
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.contrast_weight < 0 or self.tv_weight < 0:
@@ -145,14 +151,16 @@ class _Objective:
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """grid: rows and columns of the map; radius: of the square of neighbours, in patches; positives: how many of
-    them, the most similar ones, attract an anchor (fewer at the edges, where fewer are there); temperature: what
-    cosine similarities are divided by."""
+    """Which patches attract an anchor, and how strongly."""
 
     grid: tuple[int, int]
+    """Rows and columns of the map."""
     radius: int
+    """Radius of the square of neighbours, in patches."""
     positives: int
+    """How many of them, the most similar ones, attract an anchor (fewer at the edges, where fewer are there)."""
     temperature: float
+    """What cosine similarities are divided by."""
 
     def __post_init__(self) -> None:
         if self.radius < 1 or self.positives < 1 or self.temperature <= 0:

@@ -26,22 +26,26 @@ from methods.optimisation.views import Jitter, View
 
 @dataclass(frozen=True)
 class DMIConfig:
-    """Settings of dense inversion; defaults are the public code's.
-
-    images: how many; iterations: Adam steps; learning_rate: constant, in normalized pixel values; beta1, beta2:
-    Adam's; jitter: largest roll along either axis, in pixels of a 224 px image; flip: probability of a horizontal
-    flip; tv_weight: of V; precision: of the forward passes.
-    """
+    """Settings of dense inversion; defaults are the public code's."""
 
     images: int = 32
+    """How many."""
     iterations: int = 4000
+    """Adam steps."""
     learning_rate: float = 0.25
+    """Constant rate, in normalized pixel values."""
     beta1: float = 0.5
+    """Adam's decay of the first moment."""
     beta2: float = 0.99
+    """Adam's decay of the second moment."""
     jitter: int = 28
+    """Largest roll along either axis, in pixels of a 224 px image."""
     flip: float = 0.5
+    """Probability of a horizontal flip."""
     tv_weight: float = 1e-4
+    """Weight of V."""
     precision: str = "fp32"
+    """Of the forward passes, `fp32` or `bf16`."""
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.tv_weight < 0 or self.jitter < 0 or not 0 <= self.flip <= 1:

@@ -72,30 +72,36 @@ ROUNDS = (
 
 @dataclass(frozen=True)
 class FDDConfig:
-    """Settings of FDD-DFQ-ViT; defaults are its public code's.
-
-    images: how many; iterations: Adam steps in all, in five equal rounds; learning_rate: peak rate in normalized
-    pixel values (0.20, Swin 0.25); warmup: share of a round's steps it rises over; beta1, beta2: Adam's; jitter:
-    how far the largest roll grows from zero over five rounds, in half sides; flip: probability of a horizontal
-    flip; distilled: share of the KL divergence in the second half of a round; pse_weight, tv_weight: of L_PSE and
-    L_TV; bandwidth, points: of the density (`methods.optimisation.patch_similarity`); precision: of the forward
-    passes.
-    """
+    """Settings of FDD-DFQ-ViT; defaults are its public code's."""
 
     images: int = 32
+    """How many."""
     iterations: int = 1000
+    """Adam steps in all, in five equal rounds."""
     learning_rate: float = 0.2
+    """Peak rate in normalized pixel values (0.20, Swin 0.25)."""
     warmup: float = 0.2
+    """Share of a round's steps it rises over."""
     beta1: float = 0.5
+    """Adam's decay of the first moment."""
     beta2: float = 0.9
+    """Adam's decay of the second moment."""
     jitter: float = 0.3
+    """How far the largest roll grows from zero over five rounds, in half sides."""
     flip: float = 0.5
+    """Probability of a horizontal flip."""
     distilled: float = 0.5
+    """Share of the KL divergence in the second half of a round."""
     pse_weight: float = 1.0
+    """Weight of L_PSE."""
     tv_weight: float = 0.05
+    """Weight of L_TV."""
     bandwidth: float = 0.01
+    """Of the kernel that estimates the density (`methods.optimisation.patch_similarity`)."""
     points: int = 10
+    """At which the density is read (`methods.optimisation.patch_similarity`)."""
     precision: str = "fp32"
+    """Of the forward passes, `fp32` or `bf16`."""
 
     def __post_init__(self) -> None:
         if self.images < 1 or min(self.pse_weight, self.tv_weight, self.jitter) < 0:

@@ -41,22 +41,26 @@ from methods.synthesis.mimiq import MimiQ, MimiQConfig, MimiQObjective
 
 @dataclass(frozen=True)
 class MaskAQConfig(MimiQConfig):
-    """Settings of MaskAQ beside MimiQ's; `iterations` are those of every round.
-
-    rounds: how often images are made; student: bits of the quantized model; refresh: steps between its calibrations;
-    fb_weight, align_weight: of L_fb and L_align; rows: most rows compared per image and layer; widest, narrowest:
-    share of patches aligned at the first and the last step; dropped: share of these left out.
-    """
+    """Settings of MaskAQ beside MimiQ's; `iterations` are those of every round."""
 
     rounds: int = 4
+    """How often images are made."""
     student: str = "w4a4"
+    """Bits of the quantized model."""
     refresh: int = 500
+    """Steps between its calibrations."""
     fb_weight: float = 1.0
+    """Weight of L_fb."""
     align_weight: float = 0.1
+    """Weight of L_align."""
     rows: int = 64
+    """Most rows compared per image and layer."""
     widest: float = 0.5
+    """Share of patches aligned at the first and the last step."""
     narrowest: float = 0.1
+    """Share of patches aligned at the first and the last step."""
     dropped: float = 0.3
+    """Share of these left out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -36,28 +36,34 @@ from methods.synthesis.mimiq_heads import head_dissimilarity
 
 @dataclass(frozen=True)
 class MimiQConfig:
-    """Settings of MimiQ's synthesis; defaults are its code's, but for `images`.
-
-    images: how many, in one batch (code: 10,000 in all); iterations: AdamW steps; learning_rate, final_rate: ends
-    of the cosine, in normalized pixel values; weight_decay, beta1, beta2: AdamW's; roll: largest offset in pixels
-    of a 224 px image, twice as far in the second half; colour: largest shift of a channel, in normalized pixel
-    values, and log of its scale; noise: first deviation of its random offset, likewise; ssim_weight, tv_weight: of
-    L_SSIM and L_TV; precision: of the forward passes.
-    """
+    """Settings of MimiQ's synthesis; defaults are its code's, but for `images`."""
 
     images: int = 32
+    """How many, in one batch (code: 10,000 in all)."""
     iterations: int = 2000
+    """AdamW steps."""
     learning_rate: float = 0.1
+    """Ends of the cosine, in normalized pixel values."""
     final_rate: float = 1e-3
+    """Ends of the cosine, in normalized pixel values."""
     weight_decay: float = 1e-6
+    """AdamW's weight decay."""
     beta1: float = 0.9
+    """AdamW's decay of the first moment."""
     beta2: float = 0.999
+    """AdamW's decay of the second moment."""
     roll: int = 8
+    """Largest offset in pixels of a 224 px image, twice as far in the second half."""
     colour: float = 1.0
+    """Largest shift of a channel, in normalized pixel values, and log of its scale."""
     noise: float = 0.5
+    """First deviation of its random offset, likewise."""
     ssim_weight: float = 1.0
+    """Weight of L_SSIM."""
     tv_weight: float = 2.5e-5
+    """Weight of L_TV."""
     precision: str = "fp32"
+    """Of the forward passes, `fp32` or `bf16`."""
 
     def __post_init__(self) -> None:
         if self.images < 1 or not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):

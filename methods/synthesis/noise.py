@@ -14,9 +14,10 @@ from methods.errors import UsageError
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """images: how many (32, as all methods of the field)."""
+    """Settings of the noise."""
 
     images: int = 32
+    """How many (32, as all methods of the field)."""
 
     def __post_init__(self) -> None:
         if self.images < 1:

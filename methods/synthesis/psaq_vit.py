@@ -31,29 +31,36 @@ from methods.optimisation.views import Jitter
 
 @dataclass(frozen=True)
 class PSAQViTConfig:
-    """Settings of PSAQ-ViT; defaults are its public code's.
-
-    images: how many; iterations: Adam steps in all; rounds: into how many equal parts they are cut; learning_rate:
-    peak rate in normalized pixel values (0.20, Swin 0.25); warmup: share of a round's steps it rises over; beta1,
-    beta2: Adam's; jitter: largest roll of the first round in pixels of a 224 px image, twice as far in the second and
-    so on; flip: probability of a horizontal flip; pse_weight, tv_weight: of L_PSE and L_TV; bandwidth, points: of the
-    density (`methods.optimisation.patch_similarity`); precision: of the forward passes.
-    """
+    """Settings of PSAQ-ViT; defaults are its public code's."""
 
     images: int = 32
+    """How many."""
     iterations: int = 1000
+    """Adam steps in all."""
     rounds: int = 2
+    """Into how many equal parts they are cut."""
     learning_rate: float = 0.2
+    """Peak rate in normalized pixel values (0.20, Swin 0.25)."""
     warmup: float = 0.2
+    """Share of a round's steps it rises over."""
     beta1: float = 0.5
+    """Adam's decay of the first moment."""
     beta2: float = 0.9
+    """Adam's decay of the second moment."""
     jitter: int = 15
+    """Largest roll of the first round in pixels of a 224 px image, twice as far in the second and so on."""
     flip: float = 0.5
+    """Probability of a horizontal flip."""
     pse_weight: float = 1.0
+    """Weight of L_PSE."""
     tv_weight: float = 0.05
+    """Weight of L_TV."""
     bandwidth: float = 0.01
+    """Of the kernel that estimates the density (`methods.optimisation.patch_similarity`)."""
     points: int = 10
+    """At which the density is read (`methods.optimisation.patch_similarity`)."""
     precision: str = "fp32"
+    """Of the forward passes, `fp32` or `bf16`."""
 
     def __post_init__(self) -> None:
         if self.images < 1 or self.pse_weight < 0 or self.tv_weight < 0:

@@ -38,35 +38,44 @@ from methods.quant.recipe import MIN_MAX
 
 @dataclass(frozen=True)
 class PSAQViTV2Config:
-    """Settings of PSAQ-ViT V2; defaults are PSAQ-ViT's where it has them, else our choice.
-
-    images: how many; iterations: image steps in all; rounds: into how many equal parts they are cut; learning_rate:
-    peak rate of the pixels in normalized values (0.20, Swin 0.25); warmup: share of a round's steps it rises over;
-    beta1, beta2: Adam's; jitter: largest roll of the first round in pixels of a 224 px image, twice as far in the
-    second and so on; flip: probability of a horizontal flip; discrepancy_weight, pse_weight, tv_weight: of D, L_PSE
-    and L_TV; student_bits: of the student (the paper's lower setting); student_rate: its learning rate; student_steps:
-    its steps between two image steps; bandwidth, points: of the density (`methods.optimisation.patch_similarity`);
-    precision: of the forward passes of image steps.
-    """
+    """Settings of PSAQ-ViT V2; defaults are PSAQ-ViT's where it has them, else our choice."""
 
     images: int = 32
+    """How many."""
     iterations: int = 1000
+    """Image steps in all."""
     rounds: int = 2
+    """Into how many equal parts they are cut."""
     learning_rate: float = 0.2
+    """Peak rate of the pixels in normalized values (0.20, Swin 0.25)."""
     warmup: float = 0.2
+    """Share of a round's steps it rises over."""
     beta1: float = 0.5
+    """Adam's decay of the first moment."""
     beta2: float = 0.9
+    """Adam's decay of the second moment."""
     jitter: int = 15
+    """Largest roll of the first round in pixels of a 224 px image, twice as far in the second and so on."""
     flip: float = 0.5
+    """Probability of a horizontal flip."""
     discrepancy_weight: float = 1.0
+    """Weight of D."""
     pse_weight: float = 1.0
+    """Weight of L_PSE."""
     tv_weight: float = 0.05
+    """Weight of L_TV."""
     student_bits: str = "w4a8"
+    """Bits of the student (the paper's lower setting)."""
     student_rate: float = 4e-5
+    """Its learning rate."""
     student_steps: int = 1
+    """Its steps between two image steps."""
     bandwidth: float = 0.01
+    """Of the kernel that estimates the density (`methods.optimisation.patch_similarity`)."""
     points: int = 10
+    """At which the density is read (`methods.optimisation.patch_similarity`)."""
     precision: str = "fp32"
+    """Of the forward passes of image steps."""
 
     def __post_init__(self) -> None:
         if self.images < 1 or min(self.discrepancy_weight, self.pse_weight, self.tv_weight, self.jitter) < 0:

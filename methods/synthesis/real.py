@@ -13,9 +13,10 @@ from methods.errors import UsageError
 
 @dataclass(frozen=True)
 class RealConfig:
-    """images: how many (32, as all methods of the field)."""
+    """Settings of the draw."""
 
     images: int = 32
+    """How many (32, as all methods of the field)."""
 
     def __post_init__(self) -> None:
         if self.images < 1:

@@ -35,15 +35,13 @@ _LAST_POINT = 0.75
 
 @dataclass(frozen=True)
 class SMIConfig(DMIConfig):
-    """Settings of sparse inversion: those of dense inversion, and when how much is pruned.
-
-    prune_at: steps, counted from 0, from which on there are fewer patches; a run that is not a third longer than the
-    last of them draws them together in proportion, to leave a quarter of its steps behind the last; prune_ratio: the
-    share of the remaining patches that goes at each.
-    """
+    """Settings of sparse inversion: those of dense inversion, and when how much is pruned."""
 
     prune_at: str = "50,100,200,300"
+    """Steps, counted from 0, from which on there are fewer patches; a run that is not a third longer than the last of
+    them draws them together in proportion, to leave a quarter of its steps behind the last."""
     prune_ratio: float = 0.3
+    """The share of the remaining patches that goes at each."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -65,3 +65,10 @@ def test_every_setting_of_this_project_has_a_meaning() -> None:
         if not meanings_of(owner.config_class).get(part.name)
     ]
     assert lacking == []
+
+
+def test_the_verbose_list_of_methods_has_their_settings_and_what_they_mean(tmp_path: Path) -> None:
+    done = run_bench(tmp_path, "--list", "methods", "--verbose")
+    assert done.code == 0, done.err
+    assert "spdfq.alpha1" in done.out and "blockwise.iterations" not in done.out
+    assert meanings_of(METHODS.get("smi").config_class)["prune_ratio"] in done.out
