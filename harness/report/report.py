@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import combinations, groupby
 from pathlib import Path
 
 from harness.record.studies import KINDS, Study, merged
@@ -17,11 +18,19 @@ from harness.report.comparisons import MOST_ROWS, Comparison, comparisons, place
 from harness.report.exports import exports_grid
 from harness.report.layout import Layout
 from harness.report.measurements import Measurement, measurements
-from harness.report.pairs import pair_grids
 from harness.report.reported import Figure, reported_grid
-from harness.report.tables import Table, leaderboards
+from harness.report.statistics import LEVEL, Paired, holm, p_text, paired
+from harness.report.tables import Table, hits_by_seed, leaderboards
 from harness.report.text_table import Grid, Word
 from methods.errors import UsageError
+
+_PAIRS_HEADER = ["A", "B", "A - B", "only A", "only B", "p", "p (Holm)", "by seed"]
+_PAIRS_NOTES = [
+    "A - B: points of accuracy, mean over the seeds both have, and by seed in their order. Only A: images (times "
+    "seeds) that A got right and B wrong.",
+    "p: McNemar's exact test, two-sided, the seeds of an image taken together. Bold where p, corrected by Holm's rule "
+    f"for all pairs of the column, is at most {LEVEL:g}. It compares the models measured; other seeds may differ.",
+]
 
 
 @dataclass(frozen=True)
@@ -115,3 +124,48 @@ class Report:
         notes = [f"{len(self.studies)} studies, {told}. All rows of one: python -m harness.leaderboard FOLDER"]
         notes += ["All rows of all: --all. As a page with charts: --format html --out FOLDER"]
         return Grid("All that was measured", ["kind", "study", "folder", "records"], body, notes, labels=3)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two rows of one column; `p_holm` is corrected for all pairs of the column."""
+
+    column: str
+    a: str
+    b: str
+    result: Paired
+    p_holm: float
+
+
+def pairs(table: Table) -> list[Pair]:
+    """Return all pairs of rows that share seeds and have per-image correctness, column by column."""
+    found = []
+    for place, column in enumerate(table.columns):
+        rows = [(label, values[place]) for label, values in table.rows]
+        hits = [(label, hits_by_seed(value.lines)) for label, value in rows if value and value.lines]
+        results = [(a, b, paired(left, right)) for (a, left), (b, right) in combinations(hits, 2)]
+        tested = [(a, b, result) for a, b, result in results if result is not None]
+        adjusted = holm([result.p for _, _, result in tested])
+        found += [Pair(column, *pair, p) for pair, p in zip(tested, adjusted, strict=True)]
+    return found
+
+
+def pair_grids(table: Table) -> list[Grid]:
+    """Return the pairs of each column of a leaderboard as a table, significant differences in bold."""
+    return [
+        Grid(
+            f"{column} - {table.title}: pairs",
+            _PAIRS_HEADER,
+            [_pair_row(pair) for pair in found],
+            _PAIRS_NOTES,
+            labels=2,
+        )
+        for column, found in groupby(pairs(table), key=lambda pair: pair.column)
+    ]
+
+
+def _pair_row(pair: Pair) -> list[Word]:
+    result, strong = pair.result, pair.p_holm <= LEVEL
+    seeds = ", ".join(f"{gap:+.2f}" for gap in result.by_seed.values())
+    figures = [str(result.only_a), str(result.only_b), p_text(result.p), p_text(pair.p_holm), seeds]
+    return [Word(pair.a), Word(pair.b), Word(f"{result.difference:+.2f}", strong), *map(Word, figures)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from harness_kit import correct, make_record
+from harness_kit import correct, make_record, many_records, run_leaderboard
 from table_kit import best, texts
 
 from harness.report.formats.markdown import markdown
 from harness.report.layout import Layout
-from harness.report.pairs import pair_grids, pairs
+from harness.report.report import pair_grids, pairs
 from harness.report.tables import leaderboards
 from methods.errors import UsageError
 
@@ -112,3 +114,11 @@ def test_agreement_asked_for_where_labels_are_known_does_not_say_there_are_none(
     for top1, said in ((50.0, False), (None, True)):
         [table] = leaderboards([make_record("a", top1=top1)], Layout(metric="agreement"))
         assert any("No labels" in note for note in table.notes) is said
+
+
+def test_a_thousand_records_all_reach_the_table(tmp_path: Path) -> None:
+    many_records(tmp_path, 1000)
+    done = run_leaderboard(str(tmp_path))
+    assert (done.code, done.err) == (0, "")
+    assert done.out.count("± ") == 200 + 1  # 5 methods, 10 models and 4 widths, each the mean of 5 seeds; and the note
+    assert "m4 + minmax" in done.out
