@@ -1,11 +1,11 @@
-"""How an evaluation streams: `python tests/harness/trial/streaming_benchmark.py FOLDER [THREADS [IMAGES]]`.
+"""How an evaluation streams: `python tests/harness/trial/streaming_benchmark.py FOLDER [MODEL [THREADS]]`.
 
 Repeats the JPEGs of a folder of class folders (named by WordNet id), each with a comment of its own, until a tar file
 has 5,000 of them. Prints images per second, and processor time, of `harness.trial.evaluate` beside those of the loop
 of timm's `validate.py` (its loader with as many worker processes as there are cores, loss and accuracies) on the same
-DeiT-Tiny, batch size, threads and images, in turns, the first of which does not count; and the peak memory of an
-evaluation of all images beside that of one of 500, each in a process of its own. Weights come from DFQ_WEIGHTS, else
-they are random: they take the same time.
+model (`deit_t`), batch size, threads and images, in turns, the first of which does not count; and the peak memory of
+an evaluation of all images beside that of one of 500, each in a process of its own. Weights come from DFQ_WEIGHTS,
+else they are random: they take the same time.
 """
 
 from __future__ import annotations
@@ -57,24 +57,24 @@ def pack(folder: Path, tar: Path, count: int) -> Path:
 
 
 @lru_cache
-def deit_t() -> tuple[ModelEntry, nn.Module]:
+def loaded(name: str) -> tuple[ModelEntry, nn.Module]:
     """Return the entry and the model."""
     catalog.load()
-    [entry] = select_models(["deit_t"])
+    [entry] = select_models([name])
     return entry, load_model(entry, find_weights(entry, os.environ.get("DFQ_WEIGHTS", "random")))
 
 
-def ours(tar: Path) -> float:
+def ours(tar: Path, name: str) -> float:
     """Return top-1 in percent of an evaluation."""
-    entry, model = deit_t()
+    entry, model = loaded(name)
     logits = logits_of(model, DataSource(str(tar)), entry, _CPU, lambda *_: None)
     top1: float = metrics(logits, logits, open_images(DataSource(str(tar))).labels)[0]["top1"]
     return top1
 
 
-def timms(tar: Path) -> float:
+def timms(tar: Path, name: str) -> float:
     """Return top-1 in percent of the loop of validate.py."""
-    entry, model = deit_t()
+    entry, model = loaded(name)
     classes = tar.with_name("classes.txt")
     classes.write_text("\n".join(class_index()))
     loader = create_loader(
@@ -97,9 +97,9 @@ def timms(tar: Path) -> float:
     return float(top1.avg)
 
 
-def speeds(tar: Path) -> None:
+def speeds(tar: Path, name: str) -> None:
     """Print what both take, in turns, and the ratio of neighbours."""
-    runs = [(took(ours, tar), took(timms, tar)) for _ in range(1 + _ROUNDS)][1:]
+    runs = [(took(ours, tar, name), took(timms, tar, name)) for _ in range(1 + _ROUNDS)][1:]
     mine, theirs = (statistics.median(run[side][0] for run in runs) for side in (0, 1))
     seconds = [1000 * statistics.median(run[side][1] for run in runs) for side in (0, 1)]
     print(
@@ -108,36 +108,35 @@ def speeds(tar: Path) -> None:
     )
 
 
-def took(evaluate: Callable[[Path], float], tar: Path) -> tuple[float, float]:
+def took(evaluate: Callable[[Path, str], float], tar: Path, name: str) -> tuple[float, float]:
     """Return images per second and processor seconds an image, those of ended worker processes included."""
     start, processor = time.perf_counter(), sum(os.times()[:4])
-    top1 = evaluate(tar)
+    top1 = evaluate(tar, name)
     speed = _TIMED / (time.perf_counter() - start)
     print(f"  {evaluate.__name__}: {speed:.1f} images/s, top-1 {top1:.2f} %", flush=True)
     return speed, (sum(os.times()[:4]) - processor) / _TIMED
 
 
-def peak(tar: Path, threads: int) -> float:
+def peak(tar: Path, name: str, threads: int) -> float:
     """Return the peak in MiB of an evaluation in a process of its own."""
-    words = [sys.executable, __file__, str(tar), str(threads)]
+    words = [sys.executable, __file__, str(tar), name, str(threads)]
     return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
 def main(words: list[str]) -> None:
     """Print the two lines, or as a child the peak of the one tar file given."""
-    place = Path(words[0])
-    threads, many = (int(word) for word in (words[1:] + ["2", str(_MANY)][len(words) - 1 :])[:2])
-    torch.set_num_threads(threads)
-    if place.suffix == ".tar":
+    place, name, threads = (words + ["deit_t", "2"][len(words) - 1 :])[:3]
+    torch.set_num_threads(int(threads))
+    if place.endswith(".tar"):
         with metered(_CPU) as meter:
-            ours(place)
+            ours(Path(place), name)
         print(meter.peak_mb)
         return
     with tempfile.TemporaryDirectory() as folder:
-        tars = [pack(place, Path(folder) / f"{count}.tar", count) for count in (_TIMED, _FEW, many)]
-        speeds(tars[0])
-        few, all_ = (peak(tar, threads) for tar in tars[1:])
-        print(f"peak memory: {few:.0f} MiB for {_FEW} images, {all_:.0f} MiB for {many}; {all_ - few:+.0f} MiB")
+        tars = [pack(Path(place), Path(folder) / f"{count}.tar", count) for count in (_TIMED, _FEW, _MANY)]
+        speeds(tars[0], name)
+        few, many = (peak(tar, name, int(threads)) for tar in tars[1:])
+        print(f"peak memory: {few:.0f} MiB for {_FEW} images, {many:.0f} MiB for {_MANY}; {many - few:+.0f} MiB")
 
 
 if __name__ == "__main__":
