@@ -103,6 +103,7 @@ def driver(
     def main() -> None:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, whose own job it is, ignores it
         prepare()
         os._exit(command(results, *words)[0])
 

@@ -95,7 +95,8 @@ def stopped(folder: Path, times: int, moments: random.Random) -> Outcome:
             if first.exitcode is None:
                 os.kill(first.pid, signal.SIGSTOP)
             second.join(3 * BEAT_SECONDS)
-            os.kill(first.pid, signal.SIGCONT)
+            if first.exitcode is None:
+                os.kill(first.pid, signal.SIGCONT)
             for process in (first, second):
                 process.join(120)
             if (first.exitcode, second.exitcode) != (0, 0) or len(recorded(results)) != CELLS:
