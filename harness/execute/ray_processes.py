@@ -9,16 +9,19 @@ when the pipe closes.
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
+from itertools import chain
 from types import FrameType
 from typing import NoReturn
 
 import psutil
 
 _LOOK_SECONDS = 1.0
+_LIST_SECONDS = 2.0
 
 
 class RayProcesses:
@@ -73,11 +76,17 @@ def _guardian(pids: list[int]) -> subprocess.Popen[bytes]:
 
 
 def _guard(pids: list[int]) -> None:
-    """Wait for the end of the driver, then kill the processes and all they have started."""
+    """Wait for the end of the driver, then kill the processes and all they have started.
+
+    What they have started is noted again and again: a raylet may be gone before its agents can be asked for.
+    """
     parents = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    sys.stdin.buffer.read()
-    doomed = [process for process in parents if _alive(process)]
-    for process in [*doomed, *(child for parent in doomed for child in _below(parent))]:
+    family: set[psutil.Process] = set()
+    driver_ended = False
+    while not driver_ended:
+        family = {*parents, *(child for child in family if _alive(child)), *chain(*map(_below, parents))}
+        driver_ended = bool(select.select([sys.stdin], [], [], _LIST_SECONDS)[0])
+    for process in family.union(*map(_below, parents)):
         try:
             process.kill()
         except psutil.NoSuchProcess:

@@ -69,12 +69,16 @@ def test_ray_does_not_outlive_a_driver_that_is_killed(tmp_path: Path, number: si
 
 def test_a_raylet_that_dies_interrupts_the_driver(tmp_path: Path) -> None:
     with started(tmp_path) as (driver, raylet):
+        below = raylet.children(recursive=True)
+        time.sleep(3)  # the guardian starts, and sees them
         begun = time.monotonic()
         os.kill(raylet.pid, signal.SIGKILL)
         assert driver.wait(10) == 0
         assert time.monotonic() - begun < 5
         assert driver.stdout is not None
         assert driver.stdout.readline() == "interrupted True\n"
+        assert below
+        assert gone(below, 5), "though nobody can ask the raylet for its agents any more"
 
 
 def test_ray_is_started_here_alone_whatever_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
