@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from harness.execute.forecast import Expected, expectations, is_cached, makespan
+from harness.execute.forecast import START_SECONDS, Expected, expectations, is_cached, makespan
 from harness.plan.estimate import halving, peak_mb
 from harness.plan.jobs import SynthesisJob, differing, setting_text
 from harness.report.formats.console import print_table
@@ -49,6 +49,7 @@ def _say(text: str, console: Console) -> None:
 def _estimate(plan: Plan, settings: RunSettings, expected: dict[str, Expected], samples: int) -> str:
     """Return how long the run takes, how many jobs at a time, by what, and how much memory a job takes."""
     minutes = makespan([], [(expected[job.key].seconds, job) for job in plan.jobs], expected) / 60
+    start = START_SECONDS[settings.executor] / 60
     many = f" for {samples} samples like this one ({minutes:.1f} each)" if samples > 1 else ""
     side_by_side = int(1 / max(one.share for one in expected.values()) + 1e-9)
     at_once = "one job after the other" if side_by_side == 1 else f"{side_by_side} jobs at a time"
@@ -57,9 +58,8 @@ def _estimate(plan: Plan, settings: RunSettings, expected: dict[str, Expected], 
     if any(known) and not all(known):
         source += f", and speeds recorded on this machine for {sum(known)} of {len(known)} jobs"
     memory = max(peak_mb(job) for job in plan.jobs) / 1024
-    return (
-        f"Roughly {minutes * samples:.1f} minutes{many}, {at_once}, by {source}; {memory:.1f} GiB of memory per job."
-    )
+    whole = start + minutes * samples
+    return f"Roughly {whole:.1f} minutes{many}, {at_once}, by {source}; {memory:.1f} GiB of memory per job."
 
 
 def _cells(plan: Plan) -> Grid:

@@ -16,7 +16,7 @@ from harness.cli.run_files import told_to_others
 from harness.cli.trackers import Tracker
 from harness.cli.view import Drawn, counts, row_line, times
 from harness.cli.watch import Watch
-from harness.execute.forecast import expectations
+from harness.execute.forecast import START_SECONDS, expectations
 from harness.plan.jobs import CellJob, Job, RunSettings
 from harness.plan.plan import Plan
 from harness.record.cache import Cache
@@ -49,7 +49,8 @@ def run_plan(
         _say(console, _reused(plan, settings.results))
     if not plan.jobs:
         return {}
-    watch = Watch(plan.jobs, settings.results, expectations(plan.jobs, settings, resources))
+    expected, start = expectations(plan.jobs, settings, resources), START_SECONDS[settings.executor]
+    watch = Watch(plan.jobs, settings.results, expected, start=start)
     view = ProgressView(watch, console, running.quiet, running.verbose)
     tracker = Tracker(view, plan.jobs, settings, words(running.log))
     with told_to_others(settings, watch.snapshot), view, tracker:

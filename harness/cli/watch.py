@@ -17,7 +17,8 @@ _NEWEST = 3
 
 
 class Watch:
-    """Follows the jobs of a run. results: where to read what cells gave; expected: of the jobs, by key."""
+    """Follows the jobs of a run. results: where to read what cells gave; expected: of the jobs, by key; start: seconds
+    until a first job begins its work."""
 
     def __init__(
         self,
@@ -25,11 +26,12 @@ class Watch:
         results: Path,
         expected: dict[str, Expected],
         clock: Callable[[], float] = time.monotonic,
+        start: float = 0.0,
     ) -> None:
         self.failures: dict[str, str] = {}
         self.labels = labels(jobs)
         self._results, self._clock, self._began = results, clock, clock()
-        self._forecast = Forecast(jobs, expected, clock)
+        self._forecast = Forecast(jobs, expected, clock, start)
         self._running: dict[str, tuple[Job, str, int, int]] = {}
         self._total, self._ended = len(jobs), 0
         self._newest: list[str] = []
