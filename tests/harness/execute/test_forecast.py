@@ -90,6 +90,18 @@ def test_what_jobs_took_corrects_the_others_and_time_counts_down() -> None:
     assert forecast.left_of(job) == 0.0
 
 
+def test_what_starting_takes_counts_down_and_is_over_with_the_first_word_of_a_job() -> None:
+    some, clock = jobs()[:1], Clock()
+    forecast = Forecast(some, expected(some, 1.0), clock, start=20.0)
+    work = expected(some, 1.0)[some[0].key].seconds
+    assert forecast.left() == pytest.approx(20 + work)
+    clock.now += 8
+    assert forecast.left() == pytest.approx(12 + work)
+    forecast.began(some[0])
+    forecast.moved(some[0], "fp32", 0, 10)
+    assert forecast.left() == pytest.approx(work)
+
+
 def test_a_job_that_takes_longer_than_expected_never_seems_about_to_end() -> None:
     some, clock = jobs()[:1], Clock()
     forecast = Forecast(some, expected(some, 1.0), clock)
