@@ -85,12 +85,13 @@ def stopped(folder: Path, times: int, moments: random.Random) -> Outcome:
     """SIGSTOP for longer than a heartbeat, while another command works on the same folder: both end well, and no job
     is done twice."""
     outcome = Outcome("SIGSTOP longer than the heartbeat, beside another command")
+    seconds = undisturbed()[1]  # before anything is counted
     log = Path(os.environ[CONTROL]) / "log"
     for number in range(times):
         results = folder / str(number)
         log.write_text("")
         with driver(results, *LOCAL) as first, driver(results, *LOCAL) as second:
-            first.join(moments.uniform(0.1, 0.6) * undisturbed()[1])
+            first.join(moments.uniform(0.1, 0.6) * seconds)
             assert first.pid is not None
             if first.exitcode is None:
                 os.kill(first.pid, signal.SIGSTOP)
@@ -148,11 +149,12 @@ def two_commands(folder: Path, times: int, moments: random.Random) -> Outcome:
     """The same command twice on one folder, one a moment later, one of them killed: the other completes the matrix,
     and does nothing twice but what the killed one was at."""
     outcome = Outcome("two commands on one folder, one killed")
+    seconds = undisturbed()[1]  # before anything is counted
     for number in range(times):
         results, log = folder / str(number), Path(os.environ[CONTROL]) / "log"
         log.write_text("")
         with driver(results, *LOCAL) as first, driver(results, *LOCAL) as second:
-            first.join(moments.uniform(0, undisturbed()[1]))
+            first.join(moments.uniform(0, seconds))
             assert first.pid is not None
             if first.exitcode is None:
                 os.kill(first.pid, signal.SIGKILL)
