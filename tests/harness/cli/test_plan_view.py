@@ -54,7 +54,7 @@ def test_rows_of_an_ablation_say_what_differs(tmp_path: Path) -> None:
 
 
 def test_the_estimate_of_a_search_is_of_all_samples(tmp_path: Path) -> None:
-    outcome = run_here(search.main, ["--samples", "2000", "--results", str(tmp_path), "--plan"])
+    outcome = run_here(search.main, ["--samples", "2000", "--limit", "20", "--results", str(tmp_path), "--plan"])
     assert outcome.code == 0, outcome.err
     [(whole, count, each)] = re.findall(
         r"Roughly ([\d.]+) minutes for (\d+) samples like this one \(([\d.]+) each\)", outcome.out
