@@ -1,16 +1,26 @@
-"""The schedule: order, dependencies, and what a failure blocks."""
+"""The schedule: order, dependencies, what a failure blocks, labels; speeds from records of this machine."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
+
+import pytest
+from harness_kit import PROVENANCE, make_fields, typed
 
 from harness.execute.schedule import Schedule, needs
+from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import DataSource
 from harness.inputs.weights import Weights
 from harness.inputs.zoo import ENTRIES
-from harness.plan.jobs import CellJob, Job, ReferenceJob, Subject, SynthesisJob
+from harness.plan.estimate import footprint
+from harness.plan.jobs import CellJob, Job, ReferenceJob, Subject, SynthesisJob, differing, setting_text
+from harness.plan.speeds import Speeds, speeds_here
 from harness.record.cells import Cell, Identity
+from harness.record.record import Record
 from methods.bits import Bits
+from methods.registry import METHODS
 
 SUBJECT = Subject(ENTRIES["vit_digits"], Weights(Path("file"), "sha"))
 DATA = DataSource("digits")
@@ -139,3 +149,58 @@ def test_what_is_not_in_the_plan_is_taken_as_done() -> None:
     job = schedule.next()
     assert job is not None
     assert job.key == "x"
+
+
+def test_only_what_differs_is_told() -> None:
+    tables: list[dict[str, object]] = [{"a": 1, "b": True}, {"a": 1, "b": False}, {"a": 1, "c": 0.5}]
+    assert differing(tables) == ["b=true", "b=false", "c=0.5"]
+    assert differing([{"a": 1}, {"a": 1}]) == ["", ""]
+    assert differing([]) == []
+
+
+def test_equal_values_of_other_types_are_others() -> None:
+    assert differing([{"a": 1}, {"a": True}]) == ["a=1", "a=true"]
+
+
+def test_values_are_written_as_they_are_typed() -> None:
+    assert [setting_text(value) for value in (True, 1e-5, 3, "one")] == ["true", "1e-05", "3", "one"]
+
+
+catalog.load()
+VIT, SWIN = ENTRIES["vit_digits"], ENTRIES["swin_digits"]
+
+
+def record(iterations: int, seconds: float, cached: bool = False, **where: Any) -> Record:
+    fields = make_fields("k", model="vit_digits", method="psaq_vit", n=300)
+    fields["config"] = {"method": {"images": 8, "iterations": iterations}, "backend": {}}
+    fields["stages"]["synthesize"] = {"seconds": seconds, "peak_mb": 1.0, "cached": cached}
+    fields["stages"]["evaluate"] = {"seconds": 2.0, "peak_mb": 1.0, "cached": False}
+    fields["provenance"] = {**PROVENANCE, "cores": os.cpu_count(), **where}
+    return typed(fields)
+
+
+def passes(iterations: int) -> float:
+    method = METHODS.get("psaq_vit")
+    return method.image_passes(method.config_class(images=8, iterations=iterations))
+
+
+def test_the_nearest_record_counts_in_proportion() -> None:
+    speeds = Speeds([record(100, 10.0), record(100, 14.0), record(10, 5.0), record(1000, 999.0, cached=True)])
+    assert speeds.recorded(VIT, "synthesize psaq_vit", passes(100)) == pytest.approx(12.0)
+    assert speeds.recorded(VIT, "synthesize psaq_vit", passes(200)) == pytest.approx(24.0)
+    assert speeds.recorded(VIT, "evaluate", 50.0) == pytest.approx(1.0)  # 100 passes took 2 s
+    assert speeds.recorded(VIT, "quantize blockwise", 50.0) is None
+
+
+def test_another_model_counts_by_its_operations() -> None:
+    ratio = footprint(SWIN).flops / footprint(VIT).flops
+    found = Speeds([record(100, 10.0)]).recorded(SWIN, "synthesize psaq_vit", passes(100))
+    assert found == pytest.approx(10.0 * ratio)
+
+
+def test_only_records_of_this_machine_and_of_known_settings_count() -> None:
+    other = [record(100, 1.0, processor="another"), record(100, 1.0, cores=999), record(100, 1.0, device="cuda")]
+    strange = record(100, 1.0)
+    strange.config.method["no_such_setting"] = 1
+    assert speeds_here([*other, strange], "a processor", 1, "cpu").recorded(VIT, "evaluate", 1.0) is None
+    assert speeds_here([record(100, 1.0)], "a processor", 1, "cpu").recorded(VIT, "evaluate", 100.0) == 2.0

@@ -1,4 +1,4 @@
-"""Names from records and plugins reach no terminal, file or spreadsheet as anything but text that can be seen."""
+"""Names reach no terminal, file or spreadsheet but as text that can be seen; LaTeX tables, exact and compiled."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import base64
 import csv
 import io
 import re
+import shutil
+import subprocess
 import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_kit import make_record
+from harness_kit import correct, make_record
 from rich.console import Console
 
 from harness.cli.run import ProgressView
@@ -21,9 +23,10 @@ from harness.record.studies import Study
 from harness.report.formats.console import console as console_text
 from harness.report.formats.csv import _cell, grid_csv
 from harness.report.formats.html import HtmlFormat
-from harness.report.formats.latex import latex
+from harness.report.formats.latex import escape, latex
 from harness.report.formats.markdown import markdown
 from harness.report.report import Report
+from harness.report.tables import leaderboards
 from harness.report.text_table import Grid, Word
 
 HOSTILE = "=cmd|' /C calc'!A0 \x1b[2J \x9b31m \u202egnp \x00 \n\r new \u2028 line"
@@ -96,3 +99,49 @@ def test_a_name_of_a_million_letters_is_shown_at_once(monkeypatch: pytest.Monkey
     grid = Grid("x" * 10**6, ["row", "top1"], [[Word("y" * 10**6), Word("1.5")]], [])
     for form in (console_text, markdown, latex, grid_csv):
         assert 2000 < len(form([grid])) < 200_000
+
+
+SIGNS = "a_b&c%d$e#f{g}h~i^j\\k<l>m|n\"o±p†q–r--s''t``u\nv[w]*"
+
+
+def test_a_table_is_this_text() -> None:
+    records = [make_record("a", top1=50.0), make_record("b", method="real", top1=60.0)]
+    text = latex([table.grid() for table in leaderboards(records)])
+    assert text.startswith("% needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}\n\\begin{table}\n")
+    assert (
+        "\\caption{Top-1, \\% - val, n = 100}\n"
+        "\\begin{tabular}{lrr}\n"
+        "\\toprule\n"
+        "method + backend & vit\\_x w4a4 & kept, \\% \\\\\n"
+        "\\midrule\n"
+        "FP32 & 80.00 & {}- \\\\\n" in text.replace("& - \\\\", "& {}- \\\\")
+    )
+    assert "real + minmax & \\textbf{60.00} & 75.0 \\\\\n" in text
+    assert text.count("\\begin") == text.count("\\end") == 2
+
+
+def test_signs_of_latex_are_escaped_and_others_never_break_it() -> None:
+    assert escape("50 %_&") == r"50 \%\_\&"
+    assert escape("–ü\u200b") == "???"
+    assert escape("a\\b") == r"a\textbackslash{}b"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+def test_latex_takes_it(tmp_path: Path) -> None:
+    records = [
+        make_record("a", method=SIGNS, hits=correct(100, 50)),
+        make_record("b", method="[x]", hits=correct(100, 60)),
+    ]
+    (tmp_path / "table.tex").write_text(latex([table.grid() for table in leaderboards(records)]))
+    (tmp_path / "main.tex").write_text(
+        "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{booktabs}"
+        "\\begin{document}\\input{table.tex}\\end{document}\n"
+    )
+    done = subprocess.run(
+        ["pdflatex", "-draftmode", "-interaction=nonstopmode", "-halt-on-error", "main.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    assert done.returncode == 0, done.stdout[-2000:]

@@ -1,4 +1,4 @@
-"""Measurements as a table: means are those of the records, what is missing stays missing, columns are told."""
+"""Measurements as a DataFrame: pandas' own means are those of the records; a thousand records reach the table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from harness_kit import make_fields, make_record, put
+from harness_kit import make_fields, make_record, many_records, put, python
 from msgspec.structs import replace
 
 import harness
@@ -123,3 +123,11 @@ def test_a_table_across_protocols_says_so() -> None:
     )
     [alike] = leaderboards([records[0], records[2]])
     assert not any("Protocols" in note for note in alike.notes)
+
+
+def test_a_thousand_records_all_reach_the_table(tmp_path: Path) -> None:
+    many_records(tmp_path, 1000)
+    done = python("-m", "harness.leaderboard", str(tmp_path))
+    assert (done.code, done.err) == (0, "")
+    assert done.out.count("± ") == 200 + 1  # 5 methods, 10 models and 4 widths, each the mean of 5 seeds; and the note
+    assert "m4 + minmax" in done.out
