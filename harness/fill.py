@@ -6,7 +6,8 @@ A file says where a table goes and which: the lines between the two comments are
     <!-- end -->
 
 `tables:` takes all of them, `output:` prints the first as a terminal does, `ablation: results/X` is that study's
-ablation, and `list: methods` the table of `bench --list methods`. So no figure of such a file is typed by hand.
+ablation, `list: methods` the table of `bench --list methods`, and `models: FILE` the verdicts of `bench --list
+models --all` by family, those that stand in FILE as they are. So no figure of such a file is typed by hand.
 """
 
 from __future__ import annotations
@@ -106,12 +107,19 @@ def _list(words: list[str]) -> str:
     return markdown([LISTS[" ".join(words)]()])
 
 
+def _models(words: list[str]) -> str:
+    from harness.cli.model_list import all_models_by_family
+
+    return all_models_by_family(Path(*words))
+
+
 KINDS: dict[str, Callable[[list[str]], str]] = {
     "table": _first,
     "tables": _tables,
     "output": _output,
     "list": _list,
     "ablation": _ablation,
+    "models": _models,
 }
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from harness.cli.settings_list import HEADER, setting_rows
-from harness.inputs.zoo import ENTRIES, IMAGENET_CLASSES
+from harness.inputs.zoo import ENTRIES
 from harness.plan.settings import defaults
 from harness.report.text_table import Grid, Word
 from methods.contracts import Backend, Method
@@ -47,38 +46,11 @@ def list_models() -> Grid:
         ]
         for entry in ENTRIES.values()
     ]
-    notes = ["Many other ImageNet-1k classifiers of timm go by their full timm name: --list models --all names them."]
-    return _grid("Models", ["model", "checkpoint", "transform", "FP32 top-1"], rows, notes)
-
-
-def list_all_models() -> Grid:
-    """Return every pretrained ImageNet-1k classifier of timm whose family is known, and count what others there are.
-
-    A family is told by the module of timm that a model's code stands in. Whether the model itself can be quantized is
-    found by a dry run when a run is planned.
-    """
-    from timm import list_pretrained
-    from timm.models import get_pretrained_cfg, model_entrypoint
-
-    from methods.models.family import families
-
-    rows: list[list[str]] = []
-    others: Counter[str] = Counter()
-    for name in list_pretrained():
-        if get_pretrained_cfg(name).num_classes != IMAGENET_CLASSES:
-            continue
-        module = model_entrypoint(name.partition(".")[0]).__module__.rpartition(".")[2]
-        family = families().get(module)
-        if family is None:
-            others[module] += 1
-        else:
-            rows.append([name, family.name, family.without_maps or "-"])
-    left = ", ".join(f"{module} {count}" for module, count in sorted(others.items()))
     notes = [
-        f"{len(rows)} checkpoints of known families. No maps: why methods that need attention maps refuse them.",
-        f"{others.total()} are of no known family, most of them without attention (by module of timm): {left}.",
+        "Many other ImageNet-1k classifiers of timm go by their full timm name: docs/models.md names them, and "
+        "--list models --all GLOB says whether one is accepted."
     ]
-    return _grid("All models", ["model", "family", "no maps"], rows, notes)
+    return _grid("Models", ["model", "checkpoint", "transform", "FP32 top-1"], rows, notes)
 
 
 def list_settings(*registries: Registry[Any]) -> Grid:
@@ -96,7 +68,6 @@ LISTS: dict[str, Callable[[], Grid]] = {
     "methods": list_methods,
     "backends": list_backends,
     "models": list_models,
-    "all models": list_all_models,
     "settings": list_settings,
     "settings of methods": partial(list_settings, METHODS),
     "settings of backends": partial(list_settings, BACKENDS),
