@@ -170,7 +170,7 @@ def by_family(named: list[str], found: Verdicts) -> str:
         groups.setdefault(family_of(name).name, []).append(name)
     return "\n".join(
         [
-            f"**{len(good)} of {len(named)}** checkpoints are accepted, {list(own.values()).count(NOT_RUN)} are not run; "
+            f"**{len(good)} of {len(named)}** checkpoints are accepted, {[*own.values()].count(NOT_RUN)} are not run; "
             f"of the accepted, **{len(attending)}** multiply activations with each other, as attention does.",
             "",
             "| family | checkpoints | accepted | no attention maps, because |",

@@ -81,7 +81,7 @@ def family_of(model: nn.Module) -> Family:
             return families()[module]
     raise UsageError(
         f"{type(model).__name__} is not supported: it belongs to no family that this project knows; see "
-        "`python -m harness.bench --list models --all`."
+        "docs/models.md."
     )
 
 
@@ -97,7 +97,7 @@ def family_named(name: str) -> Family:
     if module not in families():
         raise UsageError(
             f"{name} is a model of timm, but of a family that is not supported ({module or 'unknown'}); "
-            "`python -m harness.bench --list models --all` tells all that are."
+            "docs/models.md names all that are."
         )
     return families()[module]
 
