@@ -1,24 +1,15 @@
-"""`--list`: every checkpoint it names can be chosen, others are refused, none is forgotten; what each setting means is
-read where it is written."""
+"""`--list settings`: what each setting means is read where it is written."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import pytest
-import timm
-from harness_kit import run_bench, run_here
-from timm.models import get_pretrained_cfg
+from harness_kit import run_bench
 
-from harness import bench
-from harness.cli.listing import list_all_models
 from harness.cli.settings_list import meanings_of
 from harness.inputs import plugins as catalog
-from harness.inputs.named_models import select_models
 from methods.contracts import Backend, Method
-from methods.errors import UsageError
-from methods.models.family import families
 from methods.registry import BACKENDS, METHODS
 
 catalog.load()
@@ -81,29 +72,3 @@ def test_the_verbose_list_of_methods_has_their_settings_and_what_they_mean(tmp_p
     assert done.code == 0, done.err
     assert "spdfq.alpha1" in done.out and "blockwise.iterations" not in done.out
     assert meanings_of(METHODS.get("smi").config_class)["prune_ratio"] in done.out
-
-
-def test_every_classifier_of_timm_is_named_or_counted() -> None:
-    grid = list_all_models()
-    named = {row[0].text for row in grid.body}
-    all_of_timm = {name for name in timm.list_pretrained() if get_pretrained_cfg(name).num_classes == 1000}
-    assert named < all_of_timm
-    assert f"{len(named)} checkpoints" in grid.notes[0]
-    assert f"{len(all_of_timm) - len(named)} are of no known family" in grid.notes[1]
-    assert {row[1].text for row in grid.body} == {family.name for family in families().values()}
-    assert "resnet " in grid.notes[1]
-
-
-def test_one_checkpoint_of_every_family_can_be_chosen_and_what_is_not_named_is_refused() -> None:
-    first = {row[1].text: row[0].text for row in list_all_models().body}
-    assert [entry.name for entry in select_models(list(first.values()))] == list(first.values())
-    with pytest.raises(UsageError, match="of a family that is not supported"):
-        select_models(["resnet50.a1_in1k"])
-
-
-def test_all_goes_with_models_alone() -> None:
-    assert "cait_xxs24_224.fb_dist_in1k" in run_here(bench.main, ["--list", "models", "--all"]).out
-    for words in (["--all"], ["--list", "methods", "--all"]):
-        refused = run_here(bench.main, words)
-        assert (refused.code, refused.out) == (2, "")
-        assert "--all goes with --list models." in refused.err
