@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from harness.api import evaluate, frame, load, load_model, quantize, save, synthesize
 
+__version__ = "0.1.0"
 __all__ = ["evaluate", "frame", "load", "load_model", "quantize", "save", "synthesize"]
 
 

@@ -7,7 +7,7 @@ import runpy
 import sys
 from importlib.util import find_spec
 
-from harness.record.version import VERSION
+from harness import __version__
 
 COMMANDS = {
     "bench": "measure methods x backends x models x bits x seeds",
@@ -36,7 +36,7 @@ def main() -> None:
     if name in ("--help", "-h"):
         print(_help())
     elif name == "--version":
-        print(f"spdfq-bench {VERSION}")
+        print(f"spdfq-bench {__version__}")
     elif name.replace("-", "_") in COMMANDS:
         del sys.argv[1]
         runpy.run_module(f"harness.{name.replace('-', '_')}", run_name="__main__", alter_sys=True)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cli.options import Default, Inputs, Matrix
-from harness.record.toml import ABOUT, Table, read_toml
+from harness.record.files import ABOUT, Table, read_toml
 from methods.errors import UsageError, unknown_name
 
 RUNS = "run"

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from harness import __version__
 from harness.record.files import user_path
-from harness.record.version import VERSION
 from methods.errors import UsageError
 from methods.text import printable, shortened, words
 
 if TYPE_CHECKING:
-    from harness.record.toml import Table
+    from harness.record.files import Table
 
 T = TypeVar("T")
 
@@ -146,7 +146,7 @@ def command_parser(name: str, description: str, examples: str) -> argparse.Argum
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"spdfq-bench {VERSION}")
+    parser.add_argument("--version", action="version", version=f"spdfq-bench {__version__}")
     return parser
 
 

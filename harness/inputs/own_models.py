@@ -17,8 +17,7 @@ from msgspec import Meta, Struct
 from harness.inputs.checkpoints import SUFFIXES, metadata_of, read_checkpoint
 from harness.inputs.zoo import FEATURES, IMAGENET, IMAGENET_CLASSES, OWN, ModelEntry
 from harness.record.cells import Count, Name
-from harness.record.files import user_path
-from harness.record.toml import read_toml
+from harness.record.files import read_toml, user_path
 from methods.errors import UsageError
 
 Spread = Annotated[float, Meta(gt=0)]

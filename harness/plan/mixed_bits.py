@@ -18,9 +18,8 @@ import difflib
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from harness.record.files import user_path
+from harness.record.files import read_toml, user_path
 from harness.record.record import LayerBits
-from harness.record.toml import read_toml
 from methods.bits import Bits
 from methods.errors import UsageError, unknown_name
 

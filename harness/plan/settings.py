@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 
 from harness.inputs.zoo import ENTRIES
-from harness.record.toml import Table, parse_toml
+from harness.record.files import Table, parse_toml
 from methods.contracts import Backend, Method
 from methods.errors import UsageError, unknown_name
 from methods.registry import BACKENDS, METHODS

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.record.files import ABOUT, read_toml
 from harness.record.record import Failed, Record
 from harness.record.records import collect, load_records
-from harness.record.toml import ABOUT, read_toml
 from methods.errors import UsageError, unknown_name
 from methods.text import printable
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.record.toml import read_toml
+from harness.record.files import read_toml
 from harness.report.tables import Table, Value
 from harness.report.text_table import Grid, Word
 from methods.errors import UsageError

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from harness.plan.settings import Overrides, checked_value
-from harness.record.toml import read_toml
+from harness.record.files import read_toml
 from harness.search.space import GRID_POINTS, Dimension, Settings, Space
 from methods.contracts import Backend, Method
 from methods.errors import UsageError, unknown_name

@@ -18,11 +18,11 @@ from typing import NoReturn
 import pytest
 from harness_kit import ROOT, python
 
+from harness import __version__
 from harness.__main__ import COMMANDS
 from harness.cli.command import ended
 from harness.cli.completion import listed, setting_names, settings
 from harness.inputs import plugins as catalog
-from harness.record.version import VERSION
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 
@@ -49,7 +49,7 @@ def test_a_command_gets_the_rest_of_the_line_and_gives_its_code() -> None:
 
 @pytest.mark.parametrize("words", [["--version"], ["bench", "--version"], ["check", "--version"]])
 def test_the_version_is_told(words: list[str]) -> None:
-    assert python("-m", "harness", *words).out == f"spdfq-bench {VERSION}\n"
+    assert python("-m", "harness", *words).out == f"spdfq-bench {__version__}\n"
 
 
 def test_an_unknown_command_is_one_sentence() -> None:

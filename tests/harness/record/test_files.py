@@ -14,11 +14,12 @@ from harness.record.files import (
     check_writable,
     hash_file,
     hash_key,
+    parse_toml,
     read_regular,
+    read_toml,
     user_path,
     write_atomically,
 )
-from harness.record.toml import parse_toml, read_toml
 from methods.errors import UsageError
 
 
