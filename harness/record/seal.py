@@ -13,6 +13,8 @@ from typing import Any
 
 # The end of a record's file, and of one that is a line of others.
 _SEAL = re.compile(rb',(?:\r?\n "sha256": "([0-9a-f]{64})"\r?\n}\r?\n|"sha256":"([0-9a-f]{64})"})\Z')
+# A last field as long as a seal's, under whatever name: a seal that was damaged itself, not an older record.
+_DAMAGED = re.compile(rb'": ?"[^"]{64}"\s*}\s*\Z')
 _LONGEST = 100
 
 
@@ -30,9 +32,10 @@ def sealed_line(fields: dict[str, Any]) -> bytes:
 
 def is_intact(content: bytes) -> bool | None:
     """Whether a text's seal fits it; None when it has no seal at its end."""
-    seal = _SEAL.search(content, max(0, len(content) - _LONGEST))
+    begin = max(0, len(content) - _LONGEST)
+    seal = _SEAL.search(content, begin)
     if seal is None:
-        return None
+        return False if _DAMAGED.search(content, begin) else None
     text = content[: seal.start()].replace(b"\r\n", b"\n") if b"\r" in content else memoryview(content)[: seal.start()]
     return _checksum(text).encode() in seal.groups()
 

@@ -78,7 +78,7 @@ def damaged(rng: random.Random, content: bytes) -> bytes:
     if kind == 0:  # half-written
         return content[: rng.randrange(len(content) - 1)]
     if kind == 1:  # a flipped bit
-        place = rng.randrange(len(content) - 90)  # the seal's own name is behind
+        place = rng.randrange(len(content))
         return content[:place] + bytes([content[place] ^ (1 << rng.randrange(8))]) + content[place + 1 :]
     if kind == 2:  # a block of zeros
         place = rng.randrange(len(content) - 64)

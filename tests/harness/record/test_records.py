@@ -15,7 +15,7 @@ from harness_kit import correct, keyed, make_fields, put, typed
 from msgspec.structs import replace
 
 from harness.record import correctness
-from harness.record.parse import UnsoundRecord
+from harness.record.parse import UnsoundRecord, parse
 from harness.record.record import Failed, Finished, Operation
 from harness.record.records import (
     damage,
@@ -25,6 +25,7 @@ from harness.record.records import (
     record_path,
     write_record,
 )
+from harness.record.seal import sealed
 
 KEY = keyed(make_fields(""))["key"]
 
@@ -315,6 +316,15 @@ def test_a_sealed_record_that_was_changed_does_not_count(tmp_path: Path, old: st
     assert path.read_text().count(old) == 1
     path.write_text(path.read_text().replace(old, new))
     assert problem_of(path) == "was changed since it was written: its sha256 does not fit"
+
+
+def test_no_flipped_bit_of_the_seal_makes_an_older_record_of_it() -> None:
+    content = sealed(make_fields(KEY))
+    parse(content)
+    for place in range(len(content) - 90, len(content)):
+        for bit in range(8):
+            with pytest.raises(UnsoundRecord):
+                parse(content[:place] + bytes([content[place] ^ (1 << bit)]) + content[place + 1 :])
 
 
 def test_a_checkout_with_carriage_returns_leaves_records_sound(tmp_path: Path) -> None:
