@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.cli.progress import progress_bar
+from harness.cli.view import progress_bar
 from harness.inputs import plugins
 from harness.inputs.seeds import generator
 from harness.plan.settings import checked_value, defaults

@@ -110,7 +110,7 @@ def _images(arguments: argparse.Namespace) -> int:
 
 def made(job: SynthesisJob, settings: RunSettings) -> dict[str, Tensor]:
     """Return all tensors of a synthesis, making it unless it is there."""
-    from harness.cli.progress import progress_bar
+    from harness.cli.view import progress_bar
     from harness.record.cache import Cache
     from harness.trial.synthesis import run_synthesis
 

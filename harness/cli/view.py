@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress_bar import ProgressBar
@@ -10,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.cli.run_files import Row, Snapshot
+from methods.contracts import Report, silent
 from methods.text import printable
 
 _WIDE, _BAR = 100, 20
@@ -115,3 +117,21 @@ def middle_out(text: str, width: int) -> str:
         return text
     head = (width - 1) // 2
     return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+@contextmanager
+def progress_bar(title: str, shown: bool = True) -> Iterator[Report]:
+    """Show how far a piece of work has come while it runs; yields what it reports to."""
+    if not shown:
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task(title, total=None)
+
+        def report(done: int, total: int) -> None:
+            bars.update(task, completed=done, total=total)
+
+        yield report

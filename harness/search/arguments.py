@@ -34,7 +34,7 @@ from harness.report.layout import find_metric
 from harness.search.measure import SearchRun, plan_of
 from harness.search.proposals import check_search
 from harness.search.search import Search, find_samples
-from harness.search.space_file import read_space, start_point
+from harness.search.space import read_space, start_point
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 from methods.text import words

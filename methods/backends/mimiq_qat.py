@@ -4,7 +4,7 @@ The synthesis, and the citation, is `methods.synthesis.mimiq`. Weights symmetric
 anew at every step; activations, operands of both attention products among them, uniform per tensor with learned step
 and offset (`methods.quant.quantizers.learned_step`, gradients times 0.01), the image at eight bits (published: in
 floating point). SGD with Nesterov's momentum 0.9 from 1e-3 by a cosine to a hundredth, 100 epochs in batches of 16,
-weights fixed in the first two; loss T^2 KL of the logits (T = 5) + 10 L_head (`methods.backends.mimiq_qat_loss`),
+weights fixed in the first two; loss T^2 KL of the logits (T = 5) + 10 L_head (`methods.backends.mimiq_qat`),
 where
 
     L_head = 1 - mean over layers, images, heads and channels of (2 c_tq + C2) / (v_t + v_q + C2),   C2 = 0.03^2
@@ -16,6 +16,7 @@ code. Inferred: all is learned at one rate, which falls by the step; the augment
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,11 +24,15 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from methods.backends.mimiq_qat_loss import Distillation
 from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
+from methods.models.architecture import attention_sites
+from methods.models.attention import attention_outputs
+from methods.models.sites import counterparts
+from methods.optimisation.loop import DivergenceError
 from methods.optimisation.views import random_views
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import fold_weights, insert_quantizers, quantized_layers
@@ -149,3 +154,50 @@ def _freeze(quantized: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if isinstance(child, LearnedStepQuantizer):
                 setattr(parent, name, child.freeze())
+
+
+_C2 = 0.03**2
+
+
+def head_structure_loss(target: Tensor, output: Tensor, prefix: int) -> Tensor:
+    """Return L_head of one layer, 0-dim, from attention outputs [n, windows, tokens, heads, d] of both networks.
+
+    One minus the mean over images, windows, heads and channels of (2 c + C2) / (v_t + v_q + C2), variances and
+    covariance across tokens, C2 = 0.03^2; prefix: tokens before the patches, which do not count.
+    """
+    target, output = target[:, :, prefix:], output[:, :, prefix:]
+    target, output = target - target.mean(dim=2, keepdim=True), output - output.mean(dim=2, keepdim=True)
+    covariance = (target * output).mean(dim=2)
+    spread = target.square().mean(dim=2) + output.square().mean(dim=2)
+    return 1 - ((2 * covariance + _C2) / (spread + _C2)).mean()
+
+
+def logit_loss(target: Tensor, output: Tensor, temperature: float) -> Tensor:
+    """Return T^2 KL(softmax(target / T) || softmax(output / T)), the mean over rows [n, classes]."""
+    target, output = ((logits / temperature).log_softmax(dim=1) for logits in (target, output))
+    return temperature**2 * functional.kl_div(output, target, reduction="batchmean", log_target=True)
+
+
+class Distillation:
+    """The loss of a quantized network on images; raises DivergenceError when it stops being finite."""
+
+    def __init__(self, model: nn.Module, quantized: nn.Module, temperature: float, head_weight: float) -> None:
+        self.model, self.quantized = model, quantized
+        self.temperature, self.head_weight = temperature, head_weight
+        self.sites = attention_sites(model) if head_weight > 0 else []
+        self.quantized_sites = counterparts(self.sites, model, quantized)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return T^2 KL + head_weight L_head, the mean over layers, of images [n, C, H, W]."""
+        with torch.no_grad(), attention_outputs(self.sites) as targets:
+            expected = self.model(images)
+        with attention_outputs(self.quantized_sites) as outputs:
+            logits = self.quantized(images)
+        loss = logit_loss(expected, logits, self.temperature)
+        if self.sites:
+            found = zip(targets, outputs, self.sites, strict=True)
+            layers = [head_structure_loss(target, output, site.prefix) for target, output, site in found]
+            loss = loss + self.head_weight * torch.stack(layers).mean()
+        if not math.isfinite(loss.item()):
+            raise DivergenceError("Distillation diverged: its loss is not finite; try a smaller learning_rate.")
+        return loss

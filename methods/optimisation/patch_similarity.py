@@ -16,15 +16,18 @@ of the tokens is kept for the backward pass.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from methods.errors import UsageError
+from methods.models.architecture import patch_sites
+from methods.models.attention import attention_outputs
 
 _FLOOR = 1e-4  # added to densities before their logarithm (code)
 _NEAREST_ZERO = 1e-8  # shortest token, as in torch's cosine similarity
@@ -139,3 +142,54 @@ def _kernels(points: Tensor, pairs: Tensor, out: Tensor) -> Tensor:
     """Write exp(-(x - s)^2) of every point x and pair s [n, pairs] to `out` [n, points, pairs] and return it."""
     torch.sub(points[:, None], pairs[:, None], out=out).clamp_(-_FAR, _FAR)
     return out.mul_(out).neg_().exp_()
+
+
+OfLogits: TypeAlias = Callable[[Tensor, slice], dict[str, Tensor]]
+"""Returns the terms a method makes of a micro-batch's logits [b, classes]; the slice says which images they are."""
+
+
+def as_it_is(batch: Tensor) -> Tensor:
+    """Return the batch."""
+    return batch
+
+
+class PatchEntropy:
+    """Passes views through a model and makes the term `pse`, at all attention sites; weight 0 leaves it out."""
+
+    def __init__(self, model: nn.Module, law: DensityLaw, weight: float, micro_batch: int) -> None:
+        """Raises UsageError for a model whose attention is not understood."""
+        self.model, self.law, self.weight, self.micro_batch = model, law, weight, micro_batch
+        self.sites = patch_sites(model) if weight > 0 else []
+
+    def terms(
+        self, shown: Tensor, of_logits: OfLogits, look: Callable[[Tensor], Tensor] = as_it_is
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield, for every micro-batch of the views [n, C, H, W], the method's terms and the weighted L_PSE.
+
+        look: what the model sees of a micro-batch; part of the graph of each one, so that it may keep tensors.
+        """
+        batches = shown.split(self.micro_batch)
+        smallest, first = self._smallest(batches, look), 0
+        for batch in batches:
+            logits, units = self._read(look(batch))
+            terms = of_logits(logits, slice(first, first + len(batch)))
+            first += len(batch)
+            if units:
+                entropies = [patch_similarity_entropy(u, self.law, s) for u, s in zip(units, smallest, strict=True)]
+                terms["pse"] = -self.weight * torch.stack(entropies).sum() / len(shown)
+            yield terms
+
+    def _smallest(self, batches: Sequence[Tensor], look: Callable[[Tensor], Tensor]) -> list[float | None]:
+        """Return the batch's least similarity at each site, by a pass ahead; None where one micro-batch is all."""
+        if len(batches) == 1 or not self.sites:
+            return [None] * len(self.sites)
+        with torch.no_grad():
+            found = [[smallest_similarity(unit) for unit in self._read(look(batch))[1]] for batch in batches]
+        return [min(least) for least in zip(*found, strict=True)]
+
+    def _read(self, batch: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the logits and the unit tokens of every site."""
+        with attention_outputs(self.sites) as outputs:
+            logits = self.model(batch)
+        pairs = zip(self.sites, outputs, strict=True)
+        return logits, [unit_tokens(output, max(1, site.prefix)) for site, output in pairs]

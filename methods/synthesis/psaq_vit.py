@@ -24,8 +24,7 @@ from methods.models.architecture import patch_sites
 from methods.models.family import family_named
 from methods.optimisation.loop import LoopSettings, from_noise
 from methods.optimisation.losses import random_classes, soft_cross_entropy, total_variation, variation_target
-from methods.optimisation.patch_entropy import PatchEntropy
-from methods.optimisation.patch_similarity import DensityLaw
+from methods.optimisation.patch_similarity import DensityLaw, PatchEntropy
 from methods.optimisation.views import Jitter
 
 

@@ -28,8 +28,7 @@ from methods.models.architecture import patch_sites
 from methods.models.family import family_named
 from methods.optimisation.loop import LoopSettings, from_noise
 from methods.optimisation.losses import total_variation, variation_target
-from methods.optimisation.patch_entropy import PatchEntropy
-from methods.optimisation.patch_similarity import DensityLaw
+from methods.optimisation.patch_similarity import DensityLaw, PatchEntropy
 from methods.optimisation.views import Jitter
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import insert_quantizers, quantized_layers

@@ -14,8 +14,7 @@ from torch import Tensor
 from methods.contracts import SynthesisContext
 from methods.errors import UsageError
 from methods.models.attention import attention_maps
-from methods.optimisation.patch_entropy import PatchEntropy
-from methods.optimisation.patch_similarity import DensityLaw
+from methods.optimisation.patch_similarity import DensityLaw, PatchEntropy
 from methods.optimisation.spectrum import smoothed
 from spdfq.apa import Alignment, deep_sites, draw_priors
 from spdfq.config import SPDFQConfig

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from methods.quant.quantizers import ranges
 from methods.quant.quantizers.base import Quantizer, changed, straight_through
-from methods.quant.quantizers.exponents import LAST_CODE, RATES, nearest_code, nearest_power_
+from methods.quant.quantizers.logarithmic import LAST_CODE, RATES, nearest_code, nearest_power_
 
 GELU_SHIFT = 0.17
 """What is added: GELU's minimum is -0.16997."""

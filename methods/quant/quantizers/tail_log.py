@@ -15,7 +15,7 @@ from torch import Tensor
 
 from methods.quant.quantizers import ranges
 from methods.quant.quantizers.base import Chain, Quantizer, changed, straight_through
-from methods.quant.quantizers.exponents import LAST_CODE, RATES, edge, nearest_code, nearest_power_
+from methods.quant.quantizers.logarithmic import LAST_CODE, RATES, edge, nearest_code, nearest_power_
 
 _SCALES = [2.0 ** (-quarters / 4) for quarters in range(25)]
 """Largest values that are tried, of the largest there is."""

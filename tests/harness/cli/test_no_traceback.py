@@ -17,7 +17,7 @@ from harness.cli.config import parse
 from harness.inputs.images.layouts import find_images
 from harness.plan.mixed_bits import read_bits
 from harness.plan.settings import effective_config, read_overrides
-from harness.search.space_file import read_space
+from harness.search.space import read_space
 from methods.registry import BACKENDS, METHODS
 from methods.synthesis.noise import Noise
 

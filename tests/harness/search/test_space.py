@@ -11,8 +11,7 @@ import pytest
 
 from harness.inputs import plugins as catalog
 from harness.search.proposals import Halving, grid_points, propose
-from harness.search.space import Dimension, Space
-from harness.search.space_file import read_space, start_point
+from harness.search.space import Dimension, Space, read_space, start_point
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 

@@ -14,8 +14,14 @@ from tiny_models import WIDE, noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
 from methods.backends import clamp_search
-from methods.backends.clamp_search import ClampSearch, ClampSearchConfig, contrastive_fitness, search_unit
-from methods.backends.clamp_search_evolution import Evolution, evolve
+from methods.backends.clamp_search import (
+    ClampSearch,
+    ClampSearchConfig,
+    Evolution,
+    contrastive_fitness,
+    evolve,
+    search_unit,
+)
 from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext

@@ -14,8 +14,7 @@ from tiny_models import WIDE, noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
 from methods.backends import mimiq_qat
-from methods.backends.mimiq_qat import MimiQQat, MimiQQatConfig
-from methods.backends.mimiq_qat_loss import Distillation, head_structure_loss, logit_loss
+from methods.backends.mimiq_qat import Distillation, MimiQQat, MimiQQatConfig, head_structure_loss, logit_loss
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.errors import UsageError

@@ -18,8 +18,7 @@ from methods.contracts import QuantizationContext, SynthesisContext, SyntheticIm
 from methods.errors import UsageError
 from methods.models.architecture import attention_sites
 from methods.models.attention import Operands, attention_operands
-from methods.synthesis.maskaq import MaskAQ, MaskAQConfig, MaskAQObjective
-from methods.synthesis.maskaq_alignment import RowSample, masked_difference
+from methods.synthesis.maskaq import MaskAQ, MaskAQConfig, MaskAQObjective, RowSample, masked_difference
 from methods.synthesis.mimiq import MimiQ, MimiQConfig
 from methods.synthesis.mimiq_heads import head_dissimilarity
 

@@ -17,8 +17,7 @@ from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.models.trace import trace
 from methods.quant.insert import quantized_layers
-from methods.quant.quantizers.exponents import RATES
-from methods.quant.quantizers.logarithmic import Log2Quantizer, LogSqrt2Quantizer
+from methods.quant.quantizers.logarithmic import RATES, Log2Quantizer, LogSqrt2Quantizer
 from methods.quant.quantizers.ranges import MinMaxRange
 from methods.quant.quantizers.shifted_log import ShiftedLogQuantizer
 from methods.quant.quantizers.tail_log import TailLogQuantizer
