@@ -51,7 +51,7 @@ _VIT = ModelDefaults(1e4, 0.20, 1000, _LIKE_DEIT_T, _PHOTOGRAPHS)
 _SWIN = ModelDefaults(10.0, 0.25, 1000, _LIKE_SWIN, _IN_PLACE)
 BY_NAME = {
     "deit_t": ModelDefaults(
-        1e4, 0.20, 1000, "rule: L_SL / L_APA = 5.9e3; search: results/search_settings", _PHOTOGRAPHS
+        1e4, 0.20, 1000, "rule: L_SL / L_APA = 5.9e3; search: results/ablation_best", _PHOTOGRAPHS
     ),
     "deit_s": _VIT,
     "deit_b": _VIT,

@@ -50,7 +50,7 @@ def _from_torch(content: bytes) -> nn.Module:
 def _onnx(model: nn.Module, image: Tensor, about: dict[str, str]) -> bytes:
     from harness.deploy.onnx_file import encoded, told
     from harness.deploy.program import quantized_program
-    from methods.quant.onnx_model import OnnxModel
+    from methods.quant.runtimes import OnnxModel
 
     if isinstance(model, OnnxModel):
         return told(model.content, about)
@@ -60,7 +60,7 @@ def _onnx(model: nn.Module, image: Tensor, about: dict[str, str]) -> bytes:
 def _of_torch(model: nn.Module) -> nn.Module:
     """Return the model; raises UsageError where it is another toolkit's file."""
     from methods.errors import UsageError
-    from methods.quant.onnx_model import OnnxModel
+    from methods.quant.runtimes import OnnxModel
 
     if isinstance(model, OnnxModel):
         raise UsageError(

@@ -20,7 +20,8 @@ from harness.inputs.zoo import ENTRIES
 from harness.record.cache import checksum
 from methods.bits import Bits
 from methods.errors import UsageError
-from methods.quant.insert import Placed, place, placed, placement, quantized_layers
+from methods.quant.insert import quantized_layers
+from methods.quant.placement import Placed, place, placed, placement
 from methods.quant.quantizers import stored
 
 FORMAT, VERSION = "spdfq-bench quantized model", 1

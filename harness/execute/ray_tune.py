@@ -1,6 +1,6 @@
 """The Ray executor: one Ray Tune experiment whose trials follow the schedule.
 
-A searcher (`ray_trials`) hands Tune the next job that is ready, so a cell's trial starts as soon as its synthesis is
+A searcher hands Tune the next job that is ready, so a cell's trial starts as soon as its synthesis is
 there. Tune places trials on CPUs, GPUs or a cluster; what is done is remembered by records and the cache alone, so
 nothing of Tune's own state is kept. Only these two modules import Ray.
 """
@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from harness.execute.ray_session import Trainable, assigned_device, fit, session, storage
-from harness.execute.ray_trials import JobSearcher, Relay
 from harness.execute.resources import Resources
 from harness.execute.schedule import Dispatch, Listener
 from harness.plan.jobs import Job, RunSettings
@@ -22,7 +21,20 @@ from harness.trial.trial import run_job
 from methods.errors import UsageError
 
 # isort: split
+from collections import Counter
+from dataclasses import dataclass
+
 from ray import tune  # after `ray_session`, which sets the environment it reads
+
+from harness.execute.ray_session import Unsaved
+from harness.execute.resources import demand
+from harness.trial.cell_record import fail_job
+from harness.trial.trial import OUT_OF_MEMORY, StageTimeout
+
+# isort: split
+import ray
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.search import Searcher
 
 Runner: TypeAlias = Callable[[Job, RunSettings, StageReport], str | None]
 _REPORT_SECONDS = 1.0
@@ -75,3 +87,117 @@ def _trainable(jobs: list[Job], settings: RunSettings, run: Runner) -> Trainable
             tune.report({"fatal": str(error)})
 
     return trial
+
+
+_DIED = "the worker process died"
+_ATTEMPTS = 2
+_START = "start"
+_START_SECONDS = 600.0  # a worker's imports are no stage's fault
+
+
+@dataclass
+class _Trial:
+    """A job in a trial, its share of GPUs, the stage it is in and since when, and why it was stopped if it was."""
+
+    job: Job
+    gpus: float
+    stage: str = _START
+    since: float | None = None
+    stopped: str | None = None
+
+
+class JobSearcher(Unsaved, Searcher):  # type: ignore[misc]
+    """Hands Tune the jobs of a dispatch as configs {"job": index, "cpus", "gpus"}."""
+
+    def __init__(self, dispatch: Dispatch, jobs: list[Job], settings: RunSettings, resources: Resources) -> None:
+        super().__init__()
+        self.dispatch, self.settings, self.resources = dispatch, settings, resources
+        self.running: dict[str, _Trial] = {}
+        self.fatal: str | None = None
+        self._index = {job.key: number for number, job in enumerate(jobs)}
+        self._deaths: Counter[str] = Counter()
+        self._whole: set[str] = set()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the next ready job, FINISHED when all have ended, None when the rest must wait."""
+        try:
+            job = None if self.fatal else self.dispatch.next()
+        except UsageError as error:
+            self.fatal, job = str(error), None
+        if job is None:
+            return Searcher.FINISHED if self.fatal or self.dispatch.exhausted else None
+        given = demand(job, self.resources)
+        gpus = 1.0 if job.key in self._whole else given.gpus
+        self.running[trial_id] = _Trial(job, gpus)
+        return {"job": self._index[job.key], "cpus": given.cpus, "gpus": gpus}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Note the end of a job, or that it must be run again."""
+        trial = self.running.pop(trial_id)
+        if self.fatal:
+            return
+        failure = (trial.stopped or _DIED) if error else (result or {}).get("error")
+        if self._again(trial, failure):
+            self.dispatch.again(trial.job)
+            return
+        if error:
+            failure = fail_job(trial.job, self.settings, str(failure))
+        self.dispatch.finish(trial.job, failure)
+
+    def _again(self, trial: _Trial, failure: str | None) -> bool:
+        """Whether a job that failed gets another worker, or a whole GPU."""
+        key = trial.job.key
+        if failure == _DIED:
+            self._deaths[key] += 1
+            return self._deaths[key] < _ATTEMPTS
+        if failure and failure.startswith(OUT_OF_MEMORY) and 0 < trial.gpus < 1:
+            self._whole.add(key)
+            return True
+        return False
+
+
+class Relay(Unsaved, TrialProgressCallback):  # type: ignore[misc]
+    """Passes the trials' progress on to the listener, in place of Tune's own printing, and stops those that hang."""
+
+    def __init__(self, searcher: JobSearcher) -> None:
+        super().__init__()
+        self.searcher = searcher
+        self.listener = searcher.dispatch.listener
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Kill the workers of the trials whose stage takes longer than the timeout."""
+        timeout, now = self.searcher.settings.timeout, time.monotonic()
+        if timeout is None:
+            return
+        for trial in trials:
+            mine = self.searcher.running.get(trial.trial_id)
+            if mine is None or mine.stopped or mine.since is None:
+                continue
+            limit = max(timeout, _START_SECONDS) if mine.stage == _START else timeout
+            if now - mine.since > limit:
+                mine.stopped = str(StageTimeout(mine.stage, limit))
+                ray.kill(trial.temporary_state.ray_actor)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tell that a job has begun."""
+        mine = self.searcher.running[trial.trial_id]
+        mine.since = time.monotonic()
+        self.listener.started(mine.job)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Tell how far a job is, or that the run must stop."""
+        mine = self.searcher.running.get(trial.trial_id)
+        if "fatal" in result:
+            self.searcher.fatal = result["fatal"]
+        elif "stage" in result and mine is not None:
+            if result["stage"] != mine.stage:
+                mine.stage, mine.since = result["stage"], time.monotonic()
+            self.listener.progressed(mine.job, *(result[name] for name in ("stage", "step", "steps", "seen")))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Print nothing: the searcher hears of it."""
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Print nothing: the searcher hears of it."""

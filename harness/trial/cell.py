@@ -25,8 +25,8 @@ from harness.trial.evaluate import feature_metrics, logits_of, metrics
 from harness.trial.meter import metered
 from harness.trial.reference import StageReport, device_of, model_of, reference_logits, require_finite
 from methods.contracts import QuantizationContext, Report
-from methods.quant.onnx_model import OnnxModel
 from methods.quant.operations import costs, describe
+from methods.quant.runtimes import OnnxModel
 from methods.registry import BACKENDS
 
 if TYPE_CHECKING:

@@ -24,8 +24,7 @@ from methods.backends.erq import ErqConfig, reduce_errors
 from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
-from methods.models.rotate import rotated
-from methods.models.rotate_heads import heads_rotated
+from methods.models.rotate import heads_rotated, rotated
 from methods.optimisation.views import with_views
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import fold_weights, insert_quantizers
@@ -84,7 +83,7 @@ class BlockwiseConfig(Learning):
     rotate: bool = False
     """Whether residual streams are turned first, so that no channel stands out (`methods.models.rotate`)."""
     rotate_heads: bool = False
-    """Whether attention heads are turned first (`methods.models.rotate_heads`)."""
+    """Whether attention heads are turned first (`methods.models.rotate`)."""
     per_head: bool = False
     """Whether the operands of the attention products have one grid per head, as for FIMA-Q and GLF-Q (a protocol of
     its own), or one per tensor."""

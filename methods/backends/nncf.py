@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
-from methods.quant.onnx_model import INPUT, OnnxModel, plain_file, require
+from methods.quant.runtimes import INPUT, OnnxModel, plain_file, require
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from methods.models.calls import CallSite
 from methods.models.functions import Product
 from methods.models.trace import trace
 from methods.quant.insert import quantized_layers
-from methods.quant.onnx_model import OnnxModel
 from methods.quant.quantizers.base import Quantizer
 from methods.quant.recipe import HeadwiseQuantizer
+from methods.quant.runtimes import OnnxModel
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from harness.record.cells import read_word
 from harness.record.files import hash_key
 from harness.record.record import Failed, Finished, Record
 from harness.record.seal import sealed
+from harness.report.tables import Table
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--models", "vit_digits", "--backends", "minmax", "--limit", "50"]
@@ -278,3 +279,18 @@ def put(results: Path, fields: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(fields))
     return path
+
+
+def texts(table: Table) -> dict[str, list[str | None]]:
+    return {label: [value.text() if value else None for value in values] for label, values in table.rows}
+
+
+def best(table: Table) -> dict[str, list[bool | None]]:
+    return {label: [value.best if value else None for value in values] for label, values in table.rows}
+
+
+def seeds(method: str, figures: list[float], **fields: Any) -> list[Record]:
+    return [
+        make_record(f"{method}-{fields.get('bits', '')}-{seed}", method=method, seed=seed, top1=top1, **fields)
+        for seed, top1 in enumerate(figures)
+    ]

@@ -105,7 +105,7 @@ def test_the_check_sees_names_where_they_are(tmp_path: Path) -> None:
 
 def test_only_the_ray_executors_import_ray() -> None:
     users = {path.name for path in files("harness") for name in imported(path) if name.partition(".")[0] == "ray"}
-    assert users == {"ray_session.py", "ray_tune.py", "ray_trials.py", "on_ray.py"}
+    assert users == {"ray_session.py", "ray_tune.py", "on_ray.py"}
 
 
 def test_the_registries_fill_without_torch() -> None:

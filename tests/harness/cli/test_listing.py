@@ -13,6 +13,7 @@ from harness_kit import run_bench, run_here
 from timm.models import get_pretrained_cfg
 
 from harness import bench
+from harness.cli.listing import meanings_of
 from harness.cli.model_list import (
     NOT_RUN,
     Verdict,
@@ -24,7 +25,6 @@ from harness.cli.model_list import (
     verdict,
     written,
 )
-from harness.cli.settings_list import meanings_of
 from harness.inputs import plugins as catalog
 from harness.inputs.named_models import select_models
 from methods.contracts import Backend, Method

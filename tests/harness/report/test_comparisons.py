@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_kit import make_fields, put, run_leaderboard
-from table_kit import texts
+from harness_kit import make_fields, put, run_leaderboard, texts
 
 from harness.record.folders import folders_with_records
 from harness.record.studies import load_studies

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from harness_kit import correct, make_record, many_records, run_leaderboard
-from table_kit import best, texts
+from harness_kit import best, correct, make_record, many_records, run_leaderboard, texts
 
 from harness.report.formats.markdown import markdown
 from harness.report.layout import Layout

@@ -8,9 +8,8 @@ import io
 from typing import Any
 
 import pytest
-from harness_kit import correct, make_record
+from harness_kit import best, correct, make_record, seeds, texts
 from msgspec.structs import replace
-from table_kit import best, seeds, texts
 
 from harness.report.formats.csv import csv
 from harness.report.formats.markdown import markdown

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from slow_block import block_reference
-from tiny_models import WIDE, double, noise, tiny_swin, tiny_vit
+from tiny_models import WIDE, block_reference, double, noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
 from methods.backends import blockwise

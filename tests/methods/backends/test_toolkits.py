@@ -16,9 +16,9 @@ from methods import BACKENDS
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.errors import UsageError
-from methods.quant import onnx_model
-from methods.quant.onnx_model import OnnxModel
+from methods.quant import runtimes
 from methods.quant.operations import describe
+from methods.quant.runtimes import OnnxModel
 
 onnx: Any = pytest.importorskip("onnx")
 TOOLKITS = [name for name in BACKENDS.names() if BACKENDS.get(name).only_bits]
@@ -82,7 +82,7 @@ def test_it_is_written_as_it_is_with_what_is_to_be_known(model: OnnxModel) -> No
 @pytest.mark.parametrize("name", TOOLKITS)
 def test_what_is_not_installed_is_a_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = BACKENDS.get(name)
-    monkeypatch.setattr(onnx_model, "find_spec", lambda package: None)
+    monkeypatch.setattr(runtimes, "find_spec", lambda package: None)
     with pytest.raises(UsageError, match=r"pip install -e '\.\[export\]'"):
         backend.check(nn.Identity(), backend.default_config(""))
 

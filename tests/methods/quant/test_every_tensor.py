@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from slow_block import layer_norm
-from tiny_models import WIDE, Array, affine, double, noise, symmetric_channels, tiny_swin, tiny_vit
+from tiny_models import WIDE, Array, affine, double, layer_norm, noise, symmetric_channels, tiny_swin, tiny_vit
 from torch import nn
 
 from methods.backends.minmax import MinMax, MinMaxConfig

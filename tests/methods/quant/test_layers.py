@@ -14,7 +14,7 @@ from methods.backends.blockwise import Blockwise, BlockwiseConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.models.architecture import attention_modules
-from methods.models.rotate_heads import heads_rotated
+from methods.models.rotate import heads_rotated
 from methods.quant.layers import QuantizedLayer
 from methods.quant.operations import describe
 from methods.quant.quantizers.base import Quantizer

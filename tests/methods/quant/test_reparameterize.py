@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from slow_block import layer_norm
 from timm.layers import Attention
 from timm.models.swin_transformer import SwinTransformer
-from tiny_models import WIDE, Array, double, noise, randomized, tiny_distilled, tiny_swin, tiny_vit
+from tiny_models import WIDE, Array, double, layer_norm, noise, randomized, tiny_distilled, tiny_swin, tiny_vit
 from torch import nn
 
 from methods.backends.repq import RECIPE

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from slow_block import fake
-from tiny_models import WIDE, double, noise, tiny_vit
+from tiny_models import WIDE, double, fake, noise, tiny_vit
 from torch import Tensor, nn
 
 from methods.backends import blockwise
