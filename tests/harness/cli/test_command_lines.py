@@ -135,7 +135,10 @@ def read_only() -> list[str]:
         "--format all",
         "harness.bench --plan",
     )
-    return sorted({line for line in named if not any(word in line for word in left_out)})
+    every_model = "--all"  # a dry run of each takes minutes: `test_listing` runs a sample of them
+    return sorted(
+        {line for line in named if not line.endswith(every_model) and not any(word in line for word in left_out)}
+    )
 
 
 @pytest.mark.parametrize("line", read_only())

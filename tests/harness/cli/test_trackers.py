@@ -68,6 +68,7 @@ def test_unknown_and_missing_trackers_are_refused(
     assert sentence in done.err
 
 
+@pytest.mark.slow  # an extra of its own, which `dev` leaves out
 def test_mlflow_keeps_figures_losses_and_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow", reason="no mlflow here")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
