@@ -8,14 +8,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from harness.inputs.zoo import ENTRIES
 from harness.record.files import Table, parse_toml
-from methods.contracts import Backend, Method
 from methods.errors import UsageError, unknown_name
 from methods.registry import BACKENDS, METHODS
 from methods.text import shortened
+
+if TYPE_CHECKING:
+    from methods.contracts import Backend, Method
 
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 Overrides = dict[str, dict[str, Any]]

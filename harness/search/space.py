@@ -6,14 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
 
 import numpy as np
 
 from harness.plan.settings import Overrides, checked_value
 from harness.record.files import read_toml
-from methods.contracts import Backend, Method
 from methods.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from methods.contracts import Backend, Method
 
 Settings: TypeAlias = dict[str, Any]
 GRID_POINTS = 3

@@ -19,7 +19,8 @@ from harness_kit import ROOT
 from methods.errors import UsageError
 
 DRIVER = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from harness.execute.ray_processes import RayProcesses, children
 before = children()
 # a child that is called as Ray's is, and has a child of its own
@@ -38,7 +39,10 @@ finally:
 
 @contextmanager
 def started(folder: Path) -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
-    """Start a driver in the background of a script, where SIGINT is ignored; yields it and its raylet."""
+    """Start a driver in the background of a script, where SIGINT is ignored; yields it and its raylet.
+
+    SIGHUP is not, whatever the tests themselves were started by (nohup ignores it).
+    """
     raylet = folder / "raylet"
     raylet.symlink_to("/bin/sleep")
     with subprocess.Popen(
