@@ -23,12 +23,13 @@ _LABEL = 14
 def print_table(table: Table | Grid, console: Console) -> None:
     """Print a table, the best of each column in bold; what is too wide for a terminal goes on below.
 
-    Where there is no terminal, nothing is cut and a star stands for bold.
+    Where there is no terminal nothing is cut; there, and on one that knows no bold (TERM=dumb), a star stands for it.
     """
     grid = (table.grid() if isinstance(table, Table) else table).printable()
     width = console.width
-    if not console.is_terminal:
+    if console.color_system is None:
         grid = _plain(grid)
+    if not console.is_terminal:
         console.width = width if "COLUMNS" in os.environ else max(width, _natural_width(grid))
     try:
         parts = _parts(grid, console.width)
