@@ -30,75 +30,97 @@ _CHOICES = {
 class SPDFQConfig:
     """Settings of SPDFQ; the defaults are the paper's where it states them."""
 
-    # How many images (paper: 32), and Adam steps (paper: 1000).
     images: int = 32
+    """How many images (paper: 32)."""
     iterations: int = 1000
-    # Peak rate in normalized pixel values, the share of a round's steps it rises over, and the rounds (PSAQ-ViT: 2).
+    """Adam steps (paper: 1000)."""
     learning_rate: float = 0.2
+    """Peak rate in normalized pixel values."""
     warmup: float = 0.1
+    """Share of a round's steps that the rate rises over."""
     rounds: int = 1
-    # Power of the frequency that the pixels' gradient is divided by, so that broad shapes move first
-    # (`methods.optimisation.loop`).
+    """Into how many equal rounds the steps are cut (PSAQ-ViT: 2)."""
     smoothing: float = 0.0
-    # What the images begin as: standard normal `noise` (paper) or `natural` noise with a 1/f spectrum (`spdfq.start`).
+    """Power of the frequency that the pixels' gradient is divided by, so that broad shapes move first
+    (`methods.optimisation.loop`)."""
     start: str = "noise"
-    # Largest roll of a step of the first round, in pixels of a 224 px image, twice as far in the second; probability
-    # of a horizontal flip. Priors move along (PSAQ-ViT: 15; 0.5).
+    """What images begin as: standard normal `noise` (paper) or `natural` noise with a 1/f spectrum (`spdfq.draws`)."""
     jitter: int = 0
+    """Largest roll of a step of the first round, in pixels of a 224 px image, twice as far in the second; priors move
+    along (PSAQ-ViT: 15)."""
     flip: float = 0.0
-    # Of the forward passes (`methods.optimisation.loop`).
+    """Probability of a horizontal flip at a step; priors are flipped along (PSAQ-ViT: 0.5)."""
     precision: str = "fp32"
+    """Of the forward passes, `fp32` or `bf16` (`methods.optimisation.loop`)."""
 
-    # Weight of L_TV (paper: 0.05), and its target in multiples of PSAQ-ViT's.
     tv_weight: float = 0.05
+    """Weight of L_TV (paper: 0.05)."""
     tv_scale: float = 1.0
-    # Weight of PSAQ-ViT's patch-similarity entropy of the whole images; not of this paper.
+    """Target of L_TV in multiples of PSAQ-ViT's."""
     pse_weight: float = 0.0
+    """Weight of PSAQ-ViT's patch-similarity entropy of the whole images; not of this paper."""
 
-    # Attention Priors Alignment, and its weight (paper: tuned per model, 1 to 1e5).
     apa: bool = True
+    """Whether attention priors are aligned (Attention Priors Alignment)."""
     alpha1: float = 1e4
-    # Above 0, alpha1 is set instead so that on the pixels APA's gradient is that many times L_SL's, every 10 steps.
+    """Weight of L_APA (paper: tuned per model, 1 to 1e5)."""
     apa_share: float = 0.0
-    # S/L (paper: 1/2), and whether block l is weighted by l/L (paper: yes).
+    """Above 0, alpha1 is set every 10 steps instead, so that on the pixels APA's gradient is so many times L_SL's."""
     first_layer: float = 0.5
+    """S/L, the depth from which blocks are aligned (paper: 1/2)."""
     depth_weight: bool = True
-    # Whether a prior leaves the class token the attention it has; what maps and priors are divided by (`spdfq.apa`).
+    """Whether block l is weighted by l/L (paper: yes)."""
     class_token_share: bool = False
+    """Whether a prior leaves the class token the attention it has."""
     attention_scale: str = "sum"
-    # The priors (`spdfq.priors`): law (paper: gmm), most components (paper: 5), how they merge, their standard
-    # deviations in grid sides, whether axes turn, and the share of each that all heads of an image have in common.
+    """What maps and priors are divided by, their `sum` or their `max` (`spdfq.apa`)."""
     prior_law: str = "gmm"
+    """The law of the priors, `gmm` (paper), `laplace` or `real` (`spdfq.priors`)."""
     components: int = 5
+    """Most components of a prior (paper: 5)."""
     combine: str = "sum"
+    """How components merge, `sum` or `max`."""
     width_min: float = 0.05
+    """Least standard deviation of a component, in grid sides."""
     width_max: float = 0.25
+    """Largest standard deviation of a component, in grid sides."""
     rotate: bool = True
+    """Whether components' axes are turned at random."""
     shared_prior: float = 0.0
+    """Share of each prior that all heads of an image have in common."""
 
-    # Multi-Semantic Reinforcement and K_MSR (paper: 4); sides in image sides; whether regions are disjoint (paper).
     msr: bool = True
+    """Whether regions are views of their own (Multi-Semantic Reinforcement)."""
     regions: int = 4
+    """K_MSR, most regions of an image (paper: 4)."""
     region_min: float = 0.25
+    """Least side of a region, in image sides."""
     region_max: float = 0.5
+    """Largest side of a region, in image sides."""
     disjoint: bool = True
-    # What a step looks at: the whole images and `all` their regions or `one` region of each; `turns`: one view of
-    # each image, with even chances the whole or a region of it. New regions at every step; how they are resized.
+    """Whether regions of an image share no pixel (paper: yes)."""
     region_schedule: str = "all"
+    """What a step looks at: the whole images and `all` their regions or `one` region of each; `turns`: one view of
+    each image, with even chances the whole or a region of it."""
     redraw_regions: bool = False
+    """Whether regions get new places at every step."""
     interpolation: str = "bilinear"
+    """How regions are resized: `bilinear`, `bicubic` or `nearest`."""
 
-    # Soft-label Learning: range of Z at relevant classes (paper: 5, 10), and U(0, other) elsewhere.
     soft_labels: bool = True
+    """Whether targets are soft (Soft-label Learning), else one-hot."""
     eps1: float = 5.0
+    """Least entry of Z at relevant classes (paper: 5)."""
     eps2: float = 10.0
+    """Largest entry of Z at relevant classes (paper: 10)."""
     other: float = 1.0
-    # What is relevant for a whole image: `all`, its own class and its regions', or its `own` alone; whether its own
-    # has the largest entry.
+    """Other entries of Z are drawn from U(0, other)."""
     relevant: str = "all"
+    """What is relevant for a whole image: `all`, its own class and its regions', or its `own` alone."""
     dominant: bool = False
-    # L_SL is the mean over all `views`, or over whole `images` and, in turn, over regions, added up.
+    """Whether a whole image's own class has the largest entry."""
     label_mean: str = "views"
+    """L_SL is the mean over all `views`, or over whole `images` and, in turn, over regions, added up."""
 
     def __post_init__(self) -> None:
         if self.images < 1 or min(self.alpha1, self.tv_weight, self.tv_scale, self.pse_weight, self.apa_share) < 0:

@@ -1,4 +1,4 @@
-"""What a synthesis of SPDFQ draws once, at its start: regions, classes of every view, soft labels, priors.
+"""What a synthesis of SPDFQ draws once, at its start: regions, classes of every view, soft labels, priors, images.
 
 In this order, from the generator of the run: another order makes other images.
 """
@@ -10,9 +10,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from methods.contracts import SynthesisContext
+from methods.contracts import ImageSpace, SynthesisContext
 from methods.errors import UsageError
 from methods.models.sites import AttentionSite
+from methods.optimisation.spectrum import frequencies
 from spdfq.apa import draw_priors, measured_priors
 from spdfq.config import SPDFQConfig
 from spdfq.msr import Region
@@ -63,3 +64,32 @@ def priors_of(
     if context.real_images is None:
         raise UsageError("spdfq.prior_law=real needs real calibration images (--calib-data DIR).")
     return measured_priors(model, sites, context.real_images(config.images).to(context.device))
+
+
+_COLOUR = 0.3  # standard deviation of a channel's own noise, that of the common one being 1
+
+
+def white_noise(count: int, space: ImageSpace, generator: torch.Generator) -> Tensor:
+    """Return standard normal values [count, C, H, W]."""
+    return torch.randn((count, *space.shape), generator=generator)
+
+
+def natural_noise(count: int, space: ImageSpace, generator: torch.Generator) -> Tensor:
+    """Return noise [count, C, H, W] whose amplitude falls as 1/f, around the middle of the box of pixels.
+
+    The law is that of natural images (Field 1987), known without any. Channels are mostly alike; the standard
+    deviation of every image is that of pixels spread evenly over the box; what lies outside is clipped. Inferred.
+    """
+    channels, height, width = space.shape
+    noise = torch.randn((count, 1, height, width), generator=generator)
+    noise = noise + _COLOUR * torch.randn((count, channels, height, width), generator=generator)
+    slope = frequencies(height, width).reciprocal()
+    slope[0, 0] = 0
+    images = torch.fft.irfft2(torch.fft.rfft2(noise) * slope, s=(height, width))
+    images = images / images.std(dim=(1, 2, 3), keepdim=True)
+    low, high = space.bounds()
+    images = (low + high) / 2 + images * (high - low) / 12**0.5
+    return torch.minimum(torch.maximum(images, low), high)
+
+
+STARTS = {"noise": white_noise, "natural": natural_noise}

@@ -20,8 +20,8 @@ from spdfq.ablation import ROWS
 from spdfq.apa import check_movable, deep_sites
 from spdfq.config import SPDFQConfig
 from spdfq.defaults import defaults_for
+from spdfq.draws import STARTS
 from spdfq.objective import Objective
-from spdfq.start import STARTS
 
 
 class SPDFQ(Method):

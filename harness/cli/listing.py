@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import lru_cache, partial
@@ -67,7 +66,8 @@ def list_settings(*registries: Registry[Any]) -> Grid:
             with suppress(UsageError):  # the lists of methods and backends say why
                 owners.append(registry.get(name))
     notes = ["Change one by --set NAME=VALUE, or in a file by --config FILE (a table per method or backend)."]
-    return _grid("Settings", HEADER, setting_rows(owners), notes)
+    header = ["setting", "default", "takes", "meaning and source"]
+    return _grid("Settings", header, [row for owner in owners for row in _settings(owner)], notes)
 
 
 LISTS: dict[str, Callable[[], Grid]] = {
@@ -105,15 +105,8 @@ def _grid(title: str, header: list[str], rows: list[list[str]], notes: list[str]
     return Grid(title, header, body, notes, labels=len(header))
 
 
-HEADER = ["setting", "default", "takes", "meaning and source"]
-
-
-def setting_rows(owners: Iterable[Method | Backend]) -> list[list[str]]:
+def _settings(owner: Method | Backend) -> list[list[str]]:
     """Return a row of words per setting: name, default and for which models it is another, kind, meaning."""
-    return [row for owner in owners for row in _rows(owner)]
-
-
-def _rows(owner: Method | Backend) -> list[list[str]]:
     kinds, meanings = get_type_hints(owner.config_class), meanings_of(owner.config_class)
     configs = {model: defaults(owner, model) for model in ENTRIES}
     return [
@@ -140,34 +133,14 @@ def _defaults(values: dict[str, Any]) -> str:
 
 @lru_cache
 def meanings_of(config: type) -> dict[str, str]:
-    """Return what each field of a config class means, as far as its text or that of a class it inherits from says."""
+    """Return what each field of a config class means: the text below it, in the class or one it inherits from."""
     found: dict[str, str] = {}
     for kind in filter(is_dataclass, reversed(config.__mro__)):
-        names = [part.name for part in fields(kind)]
-        found |= _above_fields(kind) | _in_paragraph(inspect.getdoc(kind) or "", names) | _below_fields(kind)
+        found |= _texts_below(kind)
     return found
 
 
-def _above_fields(kind: type) -> dict[str, str]:
-    """Return the comments that stand above the fields of a class, each said of all fields up to the next."""
-    try:
-        lines = inspect.getsource(kind).splitlines()
-    except (OSError, TypeError):
-        return {}
-    found: dict[str, str] = {}
-    comment, ended = "", True
-    for line in map(str.strip, lines):
-        if line.startswith("# "):
-            comment, ended = (line[2:] if ended else f"{comment} {line[2:]}"), False
-        elif field := re.match(r"(\w+): ", line):
-            ended = True
-            found |= {field[1]: comment} if comment else {}
-        else:
-            comment, ended = "", True
-    return found
-
-
-def _below_fields(kind: type) -> dict[str, str]:
+def _texts_below(kind: type) -> dict[str, str]:
     """Return the texts that stand below the fields of a class; none where its source is not there."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
@@ -182,17 +155,4 @@ def _below_fields(kind: type) -> dict[str, str]:
         and isinstance(after, ast.Expr)
         and isinstance(after.value, ast.Constant)
         and isinstance(after.value.value, str)
-    }
-
-
-def _in_paragraph(text: str, names: list[str]) -> dict[str, str]:
-    """Return what "a, b: meaning; c: meaning; d (meaning)" says of each of the names."""
-    name = rf"(?:{'|'.join(map(re.escape, sorted(names, key=len, reverse=True)))})(?: \([^)]*\))?"
-    heads = list(re.finditer(rf"(?<![\w.]){name}(?:,\s+{name})*:\s", text)) if names else []
-    ends = [*(head.start() for head in heads[1:]), len(text)][: len(heads)]
-    noted = re.findall(r"(?<![\w.])(\w+) \(([^)]*)\)[;.]", text)
-    return {word: " ".join(note.split()) for word, note in noted if word in names} | {
-        word: " ".join(text[head.end() : end].split()).rstrip(" ;.,")
-        for head, end in zip(heads, ends, strict=True)
-        for word in re.findall(r"\w+", re.sub(r"\([^)]*\)", "", head[0]))
     }
