@@ -1,43 +1,42 @@
 """The Ray executor: one Ray Tune experiment whose trials follow the schedule.
 
-A searcher hands Tune the next job that is ready, so a cell's trial starts as soon as its synthesis is
-there. Tune places trials on CPUs, GPUs or a cluster; what is done is remembered by records and the cache alone, so
-nothing of Tune's own state is kept. Only these two modules import Ray.
+A searcher hands Tune the next job that is ready, so a cell's trial starts as soon as its synthesis is there. Tune
+places trials on CPUs, GPUs or a cluster; what is done is remembered by records and the cache alone, so nothing of
+Tune's own state is kept.
+
+A job whose worker dies is given to another one once. One that runs out of memory on a part of a GPU is given a whole
+one. One whose stage takes longer than the timeout loses its worker: a worker that hangs cannot be asked to stop.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from harness.execute.ray_session import Trainable, assigned_device, fit, session, storage
-from harness.execute.resources import Resources
+from harness.execute.ray_session import Trainable, Unsaved, assigned_device, fit, session, storage
+from harness.execute.resources import Resources, demand
 from harness.execute.schedule import Dispatch, Listener
 from harness.plan.jobs import Job, RunSettings
+from harness.trial.cell_record import fail_job
 from harness.trial.reference import StageReport
-from harness.trial.trial import run_job
+from harness.trial.trial import OUT_OF_MEMORY, StageTimeout, run_job
 from methods.errors import UsageError
 
 # isort: split
-from collections import Counter
-from dataclasses import dataclass
-
-from ray import tune  # after `ray_session`, which sets the environment it reads
-
-from harness.execute.ray_session import Unsaved
-from harness.execute.resources import demand
-from harness.trial.cell_record import fail_job
-from harness.trial.trial import OUT_OF_MEMORY, StageTimeout
-
-# isort: split
-import ray
+import ray  # after `ray_session`, which sets the environment it reads
+from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 
 Runner: TypeAlias = Callable[[Job, RunSettings, StageReport], str | None]
 _REPORT_SECONDS = 1.0
+_DIED = "the worker process died"
+_ATTEMPTS = 2
+_START = "start"
+_START_SECONDS = 600.0  # a worker's imports are no stage's fault
 
 
 def execute(
@@ -87,12 +86,6 @@ def _trainable(jobs: list[Job], settings: RunSettings, run: Runner) -> Trainable
             tune.report({"fatal": str(error)})
 
     return trial
-
-
-_DIED = "the worker process died"
-_ATTEMPTS = 2
-_START = "start"
-_START_SECONDS = 600.0  # a worker's imports are no stage's fault
 
 
 @dataclass

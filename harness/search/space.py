@@ -1,4 +1,13 @@
-"""One setting of a search: the values it may take, drawn at random, on a grid, or in words. Needs no torch."""
+"""The space of a search: which settings of a method and a backend may take which values. Needs no torch.
+
+Both declare their own in `space`; a TOML file with a table per method or backend replaces entries or adds others:
+
+    [spdfq]
+    alpha1 = { min = 10.0, max = 1e4, scaling = "log" }
+    images = { choices = [8, 16] }
+
+What `--set` or `--config` gives is fixed and not searched.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +28,14 @@ if TYPE_CHECKING:
 
 Settings: TypeAlias = dict[str, Any]
 GRID_POINTS = 3
+_KEYS = ("min", "max", "scaling", "points", "choices")
 
 
 @dataclass(frozen=True)
 class Dimension:
     """What one setting may be: one of `choices`, else a number from low to high, both included.
+
+    Drawn at random, on a grid, or told in words.
 
     log: spread evenly in the logarithm; whole: whole numbers only; points: how many a grid tries.
     """
@@ -83,9 +95,6 @@ Space: TypeAlias = dict[str, Dimension]
 def value_text(value: Any) -> str:
     """Return a setting's value as tables show it."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-_KEYS = ("min", "max", "scaling", "points", "choices")
 
 
 def read_space(owners: tuple[Method, Backend], fixed: Overrides, file: Path | None) -> Space:

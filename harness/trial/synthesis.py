@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _MOST_VIEWS = {"cpu": 32, "cuda": 128}
 _SNAPSHOT_SECONDS = 120.0
-"""Between two snapshots: what a kill costs at most, beside a step. Writing one takes milliseconds."""
+"""Between two snapshots: what a kill costs at most, beside a step. One of 32 images of 224 px takes 0.2 to 0.4 s."""
 
 
 @dataclass

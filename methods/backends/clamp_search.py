@@ -37,6 +37,7 @@ from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.recipe import MIN_MAX
 
 Fitness: TypeAlias = Callable[[Tensor], float]
+_MOST_TOKENS = 256
 _ROUNDING = 1e-5
 """What a fitness computed in single precision may gain by rounding alone."""
 
@@ -98,9 +99,6 @@ def _mutated(population: Tensor, law: Evolution, generator: torch.Generator) -> 
     changed = torch.rand(population.shape, generator=generator) < law.chance
     steps = law.mutation * torch.randn(population.shape, generator=generator)
     return (population + changed * steps).clamp(law.least, 1.0)
-
-
-_MOST_TOKENS = 256
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ The synthesis, and the citation, is `methods.synthesis.mimiq`. Weights symmetric
 anew at every step; activations, operands of both attention products among them, uniform per tensor with learned step
 and offset (`methods.quant.quantizers.learned_step`, gradients times 0.01), the image at eight bits (published: in
 floating point). SGD with Nesterov's momentum 0.9 from 1e-3 by a cosine to a hundredth, 100 epochs in batches of 16,
-weights fixed in the first two; loss T^2 KL of the logits (T = 5) + 10 L_head (`methods.backends.mimiq_qat`),
+weights fixed in the first two; loss T^2 KL of the logits (T = 5) + 10 L_head,
 where
 
     L_head = 1 - mean over layers, images, heads and channels of (2 c_tq + C2) / (v_t + v_q + C2),   C2 = 0.03^2

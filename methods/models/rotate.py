@@ -1,10 +1,15 @@
-"""Turn residual streams so that no channel stands out, with the model's function unchanged and stock layers.
+"""Turn residual streams and attention heads so that no channel stands out; stock layers, and the function is the same.
 
 Rotations spread outliers over all channels before they are quantized (QuaRot, arXiv 2404.00456, for language models
 with RMSNorm). A LayerNorm takes off the mean over channels first; it commutes with those rotations Q that leave the
 vector of ones where it is (Q 1 = 1): mean(Q x) = mean(x), and |Q (x - mean x)| = |x - mean x|. So Q goes into the
 layers that write to a stream and Q^T, with the norm's own weight and bias, into those that read it. That is this
-project's way; on DeiT-T at W4A4 it lowers the KL divergence from floating point by a fifth (`results/README.md`).
+project's way; on DeiT-T at W4A4 it lowers the KL divergence from floating point by a fifth
+(`results/ablation_best`).
+
+Heads turn by themselves: q R and k R have the products of q and k; v S leads through S^T W_proj where v does through
+W_proj. That spreads what stands out over a head's channels, so that one scale serves them better (GLF-Q, 2026, turns
+heads too; random rotations are inferred). Both are folded into the projections before and after attention.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from methods.models.architecture import attention_modules, residual_streams
 from methods.models.residual import Reader, ResidualStream, Writer
 
 _SEED = 0
-"""Of the rotation: it depends on the width alone, not on a run's seed."""
+"""Of all rotations: they depend on the model's shape alone, not on a run's seed."""
 
 
 def rotated(model: nn.Module) -> nn.Module:
@@ -92,10 +97,6 @@ def _turn_writer(model: nn.Module, writer: Writer, rotation: Tensor) -> None:
     layer.weight.copy_((turn @ layer.weight.double().flatten(1)).reshape(layer.weight.shape))
     if layer.bias is not None:
         layer.bias.copy_(turn @ layer.bias.double())
-
-
-_SEED = 0
-"""Of the rotations: they depend on the model's shape alone, not on a run's seed."""
 
 
 def heads_rotated(model: nn.Module) -> nn.Module:

@@ -154,7 +154,11 @@ def as_it_is(batch: Tensor) -> Tensor:
 
 
 class PatchEntropy:
-    """Passes views through a model and makes the term `pse`, at all attention sites; weight 0 leaves it out."""
+    """Passes views through a model and makes the term `pse`, at all attention sites; weight 0 leaves it out.
+
+    L_PSE is minus the sum over blocks of the entropy. It is read from the forward pass that a method's other terms
+    come from (PSAQ-ViT, its successors FDD and PSAQ-ViT V2), a micro-batch of images at a time.
+    """
 
     def __init__(self, model: nn.Module, law: DensityLaw, weight: float, micro_batch: int) -> None:
         """Raises UsageError for a model whose attention is not understood."""

@@ -1,4 +1,5 @@
-"""The runtimes that read ONNX files: ONNX Runtime and OpenVINO, on the CPU, each as a function of images.
+"""The runtimes that read ONNX files: ONNX Runtime and OpenVINO, on the CPU, each as a function of images; and a model
+that is such a file.
 
 A runtime is asked for by name; one that is not installed is left out, and whatever would show its figures shows none.
 """
@@ -17,6 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from methods.errors import UsageError
+
+INPUT, OUTPUT = "images", "logits"
+_OPSET = 20
 
 Images: TypeAlias = NDArray[np.float32]
 Run: TypeAlias = Callable[[Images], Images]
@@ -90,12 +94,11 @@ def installed() -> dict[str, str]:
     return found
 
 
-INPUT, OUTPUT = "images", "logits"
-_OPSET = 20
-
-
 class OnnxModel(nn.Module):
-    """content: the file, which takes images [n, C, H, W] of any number n and gives logits [n, classes]."""
+    """What other toolkits' quantization leaves, computed in integers by ONNX Runtime.
+
+    content: the file, which takes images [n, C, H, W] of any number n and gives logits [n, classes].
+    """
 
     def __init__(self, content: bytes) -> None:
         super().__init__()

@@ -38,6 +38,8 @@ from methods.quant.insert import insert_quantizers
 from methods.quant.recipe import MIN_MAX
 from methods.synthesis.mimiq import MimiQ, MimiQConfig, MimiQObjective
 
+_LEAST_VARIANCE = 1e-8
+
 
 @dataclass(frozen=True)
 class MaskAQConfig(MimiQConfig):
@@ -151,9 +153,6 @@ class MaskAQObjective(MimiQObjective):
             losses = [masked_difference(site, exact, rough, kept[rows], share) for site, exact, rough, kept in sites]
             terms["align"] = self.config.align_weight * torch.stack(losses).mean(dim=0)
         return terms
-
-
-_LEAST_VARIANCE = 1e-8
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,9 @@
-"""Logarithmic quantizers for non-negative values: post-softmax attention, most of which lies near zero."""
+"""Logarithmic quantizers for non-negative values: post-softmax attention, most of which lies near zero.
+
+Logarithms to the base of 2^(1/r), r a power of two, are read off the exponent of a float, without a logarithm: that of
+x^r is the whole part of r log2 x; clearing the mantissa rounds x^r down to a power of two, and square roots lead back
+to x. Multiplied by 2^(1/(2r)) before, x is rounded to the nearest exponent instead.
+"""
 
 from __future__ import annotations
 
