@@ -18,12 +18,12 @@ from methods.optimisation.patch_similarity import DensityLaw, PatchEntropy
 from methods.optimisation.spectrum import smoothed
 from spdfq.apa import Alignment, deep_sites, draw_priors
 from spdfq.config import SPDFQConfig
+from spdfq.draws import natural_noise
 from spdfq.method import SPDFQ
 from spdfq.msr import RegionLaw
 from spdfq.objective import Objective
 from spdfq.priors import PriorLaw
 from spdfq.soft_labels import SoftLabelLaw
-from spdfq.start import natural_noise
 
 
 def objective_of(**changes: Any) -> Objective:

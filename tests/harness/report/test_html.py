@@ -11,7 +11,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,12 @@ import torch
 from harness_kit import PROVENANCE, correct, make_fields, make_record, put, run_leaderboard
 from PIL import Image
 
-from harness.inputs.zoo import PARAMETERS
 from harness.record.cache import Cache, sheet_path
 from harness.record.studies import Study
 from harness.report.formats.html import HtmlFormat
-from harness.report.formats.plots import BOTTOM, HEIGHT, TOP, Point, Series, by_cost, curve
 from harness.report.report import Report
-from harness.report.runs import megabytes
-from harness.report.statistics import front, paired
+from harness.report.statistics import paired
 from harness.report.syntheses import find_synthesis
-from methods.bits import Bits
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
 
@@ -121,69 +116,6 @@ def test_the_payload_holds_what_a_record_says(page: Path) -> None:
     assert dict(record["facts"])["commit"] == PROVENANCE["commit"]
     assert dict(record["facts"])["command"].startswith("python -m harness.bench <script>")
     assert records["operations"] == [[f"{HOSTILE}: uniform, 4 bits"]]
-
-
-def test_pareto_front_by_hand() -> None:
-    points = ((1, 5), (2, 4), (2, 7), (3, 7), (4, 9), (1, 3))
-    assert front(points) == [(1, 5), (2, 7), (4, 9)]
-    drawn = [Point(1, 5, "a"), Point(2, 4, "b"), Point(3, 7, "c")]
-    plot = by_cost("t", "s", [Series("x", drawn, joined=False)], [Series("", drawn)])
-    [(series, path)] = plot.lines
-    assert series is None
-    assert path.split() == [f"{mark.x},{mark.y}" for mark in plot.marks if mark.label != "b"]
-
-
-@pytest.mark.parametrize("values", [(88.2, 99.8), (0.1, 40.0), (99.9, 100.0), (0.0, 0.0), (101.6, 43.0)])
-def test_a_scale_of_percentages_stays_between_0_and_100(values: tuple[float, float]) -> None:
-    plot = by_cost("t", "s", [Series("x", [Point(1, value, "", error=9.0) for value in values])])
-    ticks = [float(text) for _, text in plot.y_ticks]
-    assert 0 <= ticks[0] < ticks[-1] <= 100
-    assert 2 <= len(ticks) <= 8
-    for mark in plot.marks:
-        assert TOP <= mark.y <= HEIGHT - BOTTOM
-        assert mark.low is None or TOP <= mark.low <= HEIGHT - BOTTOM
-
-
-def test_labels_are_kept_apart_and_inside_the_chart() -> None:
-    series = [Series(f"m{number}", [Point(1, 50.0 + number / 10, "")]) for number in range(10)]
-    plot = by_cost("t", "s", [*series, Series("", [Point(2, 3, "grey", run=7)])])
-    places = [label.y for label in plot.labels]
-    assert [label.text for label in plot.labels] == [f"m{number}" for number in reversed(range(8))]  # eight in colour
-    assert min(b - a for a, b in pairwise(places)) >= 15
-    assert places[-1] <= HEIGHT - BOTTOM
-    assert {mark.run for mark in plot.marks if mark.series is None} == {None, 7}
-    assert plot.marks[0].series is None  # grey lies below
-    assert plot.marks[-1].series is not None
-
-
-def test_a_curve_spans_its_box() -> None:
-    assert curve([4.0, 2.0, 0.0], 220, 60) == "0.0,0.0 110.0,30.0 220.0,60.0"
-    assert curve([1.0, 1.0], 220, 60) == "0.0,60.0 220.0,60.0"
-    assert len(curve([float(n) for n in range(1000)]).split()) == 220
-
-
-def test_sizes_are_parameters_times_width() -> None:
-    assert megabytes("deit_t", Bits(4, 8)) == pytest.approx(5_717_416 / 2 / 1e6)
-    assert megabytes("other", Bits(8, 8)) is None
-    assert megabytes("other", Bits(8, 8), parameters=10**6) == 1.0
-
-
-_QUICK = ("vit_digits", "swin_digits", "deit_t")
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PARAMETERS]
-)
-def test_parameters_are_the_models(name: str) -> None:
-    import timm
-
-    from harness.inputs.zoo import ENTRIES
-
-    entry = ENTRIES[name]
-    with torch.device("meta"):
-        model = timm.create_model(entry.tag.partition(".")[0]) if entry.build is None else None
-    model = model or entry.build()  # type: ignore[misc]
-    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
 
 def test_a_damaged_cache_shows_nothing(tmp_path: Path) -> None:

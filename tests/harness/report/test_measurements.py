@@ -6,14 +6,18 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from harness_kit import make_fields, make_record, many_records, put, python
 from msgspec.structs import replace
 
 import harness
+from harness.inputs.zoo import PARAMETERS
 from harness.record.record import Deployed, Finished, Latency, Operation, Ran, Record, UsedWeights
 from harness.report.exports import exports_grid
 from harness.report.measurements import COLUMNS, frame, measurements, protocol
+from harness.report.runs import megabytes
 from harness.report.tables import leaderboards
+from methods.bits import Bits
 
 
 def test_groups_of_a_frame_are_the_means_of_the_records() -> None:
@@ -131,3 +135,27 @@ def test_a_thousand_records_all_reach_the_table(tmp_path: Path) -> None:
     assert (done.code, done.err) == (0, "")
     assert done.out.count("± ") == 200 + 1  # 5 methods, 10 models and 4 widths, each the mean of 5 seeds; and the note
     assert "m4 + minmax" in done.out
+
+
+def test_sizes_are_parameters_times_width() -> None:
+    assert megabytes("deit_t", Bits(4, 8)) == pytest.approx(5_717_416 / 2 / 1e6)
+    assert megabytes("other", Bits(8, 8)) is None
+    assert megabytes("other", Bits(8, 8), parameters=10**6) == 1.0
+
+
+_QUICK = ("vit_digits", "swin_digits", "deit_t")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PARAMETERS]
+)
+def test_parameters_are_the_models(name: str) -> None:
+    import timm
+
+    from harness.inputs.zoo import ENTRIES
+
+    entry = ENTRIES[name]
+    with torch.device("meta"):
+        model = timm.create_model(entry.tag.partition(".")[0]) if entry.build is None else None
+    model = model or entry.build()  # type: ignore[misc]
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]

@@ -1,8 +1,9 @@
-"""The paired tests against statsmodels, scipy, enumeration, and simulated tables where the truth is known."""
+"""Paired tests against statsmodels, scipy, enumeration and simulated tables where the truth is known; and charts."""
 
 from __future__ import annotations
 
 import itertools
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from harness.report.statistics import LEVEL, Hits, holm, leaders, paired, sign_flip_p
+from harness.report.formats.plots import BOTTOM, HEIGHT, TOP, Point, Series, by_cost, curve
+from harness.report.statistics import LEVEL, Hits, front, holm, leaders, paired, sign_flip_p
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -133,3 +135,42 @@ def test_the_family_is_all_pairs() -> None:
     raw = [paired(rows[0], row) for row in rows[1:]]
     expected = multipletests([*(found.p for found in raw if found), 1.0], method="holm")[1][:2]
     assert leaders(rows, [3.0, 2.0, 1.0])[1:] == pytest.approx(expected.tolist())
+
+
+def test_pareto_front_by_hand() -> None:
+    points = ((1, 5), (2, 4), (2, 7), (3, 7), (4, 9), (1, 3))
+    assert front(points) == [(1, 5), (2, 7), (4, 9)]
+    drawn = [Point(1, 5, "a"), Point(2, 4, "b"), Point(3, 7, "c")]
+    plot = by_cost("t", "s", [Series("x", drawn, joined=False)], [Series("", drawn)])
+    [(series, path)] = plot.lines
+    assert series is None
+    assert path.split() == [f"{mark.x},{mark.y}" for mark in plot.marks if mark.label != "b"]
+
+
+@pytest.mark.parametrize("values", [(88.2, 99.8), (0.1, 40.0), (99.9, 100.0), (0.0, 0.0), (101.6, 43.0)])
+def test_a_scale_of_percentages_stays_between_0_and_100(values: tuple[float, float]) -> None:
+    plot = by_cost("t", "s", [Series("x", [Point(1, value, "", error=9.0) for value in values])])
+    ticks = [float(text) for _, text in plot.y_ticks]
+    assert 0 <= ticks[0] < ticks[-1] <= 100
+    assert 2 <= len(ticks) <= 8
+    for mark in plot.marks:
+        assert TOP <= mark.y <= HEIGHT - BOTTOM
+        assert mark.low is None or TOP <= mark.low <= HEIGHT - BOTTOM
+
+
+def test_labels_are_kept_apart_and_inside_the_chart() -> None:
+    series = [Series(f"m{number}", [Point(1, 50.0 + number / 10, "")]) for number in range(10)]
+    plot = by_cost("t", "s", [*series, Series("", [Point(2, 3, "grey", run=7)])])
+    places = [label.y for label in plot.labels]
+    assert [label.text for label in plot.labels] == [f"m{number}" for number in reversed(range(8))]  # eight in colour
+    assert min(b - a for a, b in pairwise(places)) >= 15
+    assert places[-1] <= HEIGHT - BOTTOM
+    assert {mark.run for mark in plot.marks if mark.series is None} == {None, 7}
+    assert plot.marks[0].series is None  # grey lies below
+    assert plot.marks[-1].series is not None
+
+
+def test_a_curve_spans_its_box() -> None:
+    assert curve([4.0, 2.0, 0.0], 220, 60) == "0.0,0.0 110.0,30.0 220.0,60.0"
+    assert curve([1.0, 1.0], 220, 60) == "0.0,60.0 220.0,60.0"
+    assert len(curve([float(n) for n in range(1000)]).split()) == 220

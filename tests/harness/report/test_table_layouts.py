@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from harness_kit import best, correct, make_record, many_records, run_leaderboard, texts
+from rich.console import Console
 
+from harness.report.formats.console import print_table
 from harness.report.formats.markdown import markdown
 from harness.report.layout import Layout
 from harness.report.report import pair_grids, pairs
@@ -113,6 +116,15 @@ def test_agreement_asked_for_where_labels_are_known_does_not_say_there_are_none(
     for top1, said in ((50.0, False), (None, True)):
         [table] = leaderboards([make_record("a", top1=top1)], Layout(metric="agreement"))
         assert any("No labels" in note for note in table.notes) is said
+
+
+@pytest.mark.parametrize(("terminal", "star"), [("xterm", False), ("dumb", True)])
+def test_a_star_stands_for_bold_on_a_terminal_without_it(terminal: str, star: bool) -> None:
+    out = StringIO()
+    [table] = leaderboards([make_record("a")])
+    print_table(table, Console(file=out, force_terminal=True, width=80, _environ={"TERM": terminal}))
+    assert ("*50.00" in out.getvalue()) is star
+    assert ("Bold: " in out.getvalue()) is not star
 
 
 def test_a_thousand_records_all_reach_the_table(tmp_path: Path) -> None:
