@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
         const="*",
         metavar="GLOB",
         help="with --list models: every checkpoint of timm, or those of a pattern, and whether a dry run accepts it: "
-        "1 to 3 s a model, 10 min in all (docs/models.md)",
+        "about a second a model, 7 minutes in all (docs/models.md)",
     )
     add_data_options(result)
     add_run_options(result)

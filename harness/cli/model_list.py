@@ -110,7 +110,7 @@ def _dry_run(name: str) -> Verdict:
 
 
 def verdicts(names: list[str], known: Verdicts) -> Verdicts:
-    """Return the known verdicts and those of all other structures among checkpoints: 1 to 3 s of one core each."""
+    """Return the known verdicts and those of all other structures among checkpoints, about a second each."""
     from rich.console import Console
     from rich.progress import track
 
