@@ -51,11 +51,11 @@ def read_request(
     calibrate on: without, no real image is opened unless `images` names some.
     """
     catalog.load(absolute(inputs.plugin), inputs.timeout)
+    bits = [read_bits(word) for word in matrix.bits]  # before models and methods, whose imports take seconds
+    seeds = [_seed(word) for word in matrix.seeds]
     entries = select_models(matrix.models, inputs.weights)
     methods = [METHODS.get(name) for name in matrix.methods]
     owners: list[Method | Backend] = [*methods, *(BACKENDS.get(name) for name in matrix.backends)]
-    bits = [read_bits(word) for word in matrix.bits]
-    seeds = [_seed(word) for word in matrix.seeds]
     overrides = with_precision(read_overrides(inputs.tables, inputs.set), matrix.methods, inputs.precision)
     for entry, owner in product(entries, owners):
         effective_config(owner, entry.name, overrides)
