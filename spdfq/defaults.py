@@ -4,8 +4,7 @@ As read: the paper tunes alpha1 for every model between 1 and 1e5 and does not p
 be measured, alpha1 is the power of ten that brings alpha1 L_APA nearest to L_SL at the first step (inferred), on
 noise; where it could not, it is set by likeness (inferred). L_APA grows with the number of heads, so larger
 models of a family would take the same or the next smaller power. Learning rates are PSAQ-ViT's, 0.20 for ViT and
-DeiT and 0.25 for Swin, which SPDFQ is thought to keep. 1000 steps are the paper's; the embedded models take 100, so
-that the demo stays short.
+DeiT and 0.25 for Swin, which SPDFQ is thought to keep.
 
 Found: chosen with DeiT-T on training images and seeds that no table reports (`results/spdfq_choices/`); the Swins have
 them by likeness, but for rolls and flips, which windows do not allow. Of the paper's own words the start alone is
@@ -28,8 +27,6 @@ class ModelDefaults:
     """Weight of L_APA."""
     learning_rate: float
     """Adam's peak rate."""
-    iterations: int
-    """Adam steps."""
     source: str
     """Where alpha1 comes from."""
     found: dict[str, Any]
@@ -37,7 +34,7 @@ class ModelDefaults:
 
     def settings(self) -> dict[str, Any]:
         """Return the values of the paper as read by the names of SPDFQ's settings."""
-        return {"alpha1": self.alpha1, "learning_rate": self.learning_rate, "iterations": self.iterations}
+        return {"alpha1": self.alpha1, "learning_rate": self.learning_rate}
 
 
 _ONE_CLASS = {"relevant": "own", "dominant": True, "label_mean": "images", "eps1": 10.0, "other": 0.0}
@@ -47,12 +44,10 @@ _DIGITS: dict[str, Any] = {"region_schedule": "turns", **_ONE_CLASS, "apa_share"
 
 _LIKE_DEIT_T = "by likeness to deit_t"
 _LIKE_SWIN = "by likeness to swin_digits"
-_VIT = ModelDefaults(1e4, 0.20, 1000, _LIKE_DEIT_T, _PHOTOGRAPHS)
-_SWIN = ModelDefaults(10.0, 0.25, 1000, _LIKE_SWIN, _IN_PLACE)
+_VIT = ModelDefaults(1e4, 0.20, _LIKE_DEIT_T, _PHOTOGRAPHS)
+_SWIN = ModelDefaults(10.0, 0.25, _LIKE_SWIN, _IN_PLACE)
 BY_NAME = {
-    "deit_t": ModelDefaults(
-        1e4, 0.20, 1000, "rule: L_SL / L_APA = 5.9e3; search: results/ablation_best", _PHOTOGRAPHS
-    ),
+    "deit_t": ModelDefaults(1e4, 0.20, "rule: L_SL / L_APA = 5.9e3; search: results/ablation_best", _PHOTOGRAPHS),
     "deit_s": _VIT,
     "deit_b": _VIT,
     "vit_t": _VIT,
@@ -61,8 +56,8 @@ BY_NAME = {
     "swin_t": _SWIN,
     "swin_s": _SWIN,
     "swin_b": _SWIN,
-    "vit_digits": ModelDefaults(100.0, 0.20, 100, "rule: L_SL / L_APA = 1.7e2", _DIGITS),
-    "swin_digits": ModelDefaults(10.0, 0.25, 100, "rule: L_SL / L_APA = 11", _DIGITS),
+    "vit_digits": ModelDefaults(100.0, 0.20, "rule: L_SL / L_APA = 1.7e2", _DIGITS),
+    "swin_digits": ModelDefaults(10.0, 0.25, "rule: L_SL / L_APA = 11", _DIGITS),
 }
 
 

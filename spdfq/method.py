@@ -32,6 +32,7 @@ class SPDFQ(Method):
     paper = "SPDFQ / SARDFQ (arXiv 2412.16553; ICCV 2025)"
     config_class = SPDFQConfig
     resumable = True
+    short: ClassVar = {"iterations": 100}
     inferred = (
         "laws of priors, regions, soft labels; alpha1; rate, schedule, jitter; start, which the paper has otherwise"
     )
@@ -96,5 +97,5 @@ class SPDFQPaper(SPDFQ):
     inferred = "laws of priors, regions and other soft labels; alpha1 per model; learning rate, schedule, no jitter"
 
     def default_config(self, model: str) -> SPDFQConfig:
-        """Return the paper's defaults with the model's own alpha1, learning rate and iterations."""
+        """Return the paper's defaults with the model's own alpha1 and learning rate."""
         return SPDFQConfig(**defaults_for(model).settings())

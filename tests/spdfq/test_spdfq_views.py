@@ -13,6 +13,7 @@ from spdfq_kit import VIT, spied, synthesize, tiny_vit, views_of  # noqa: F401
 from torch.nn import functional
 
 from harness.inputs.zoo import ENTRIES
+from harness.plan.settings import defaults
 from methods.errors import UsageError
 from spdfq.config import SPDFQConfig
 from spdfq.defaults import BY_NAME, defaults_for
@@ -130,10 +131,10 @@ def test_defaults_are_the_papers_where_it_states_them() -> None:
 )
 def test_defaults_per_model(model: str, alpha1: float, rate: float, iterations: int) -> None:
     given = defaults_for(model)
-    assert (given.alpha1, given.learning_rate, given.iterations) == (alpha1, rate, iterations)
-    found = SPDFQ().default_config(model)
+    assert (given.alpha1, given.learning_rate) == (alpha1, rate)
+    found = defaults(SPDFQ(), model)
     assert (found.learning_rate, found.iterations, found.region_schedule) == (rate, iterations, "turns")
-    config = SPDFQPaper().default_config(model)
+    config = defaults(SPDFQPaper(), model)
     assert config == dataclasses.replace(SPDFQConfig(), alpha1=alpha1, learning_rate=rate, iterations=iterations)
 
 
