@@ -42,14 +42,17 @@ for _name, _value in QUIET.items():
 
 import ray  # noqa: E402 - after the environment it reads
 from ray import tune  # noqa: E402
-from ray._private import ray_constants  # noqa: E402
+from ray._private import ray_constants, services  # noqa: E402
 from ray.tune.progress_reporter import TrialProgressCallback  # noqa: E402
 
 Trainable: TypeAlias = Callable[[dict[str, Any]], None]
 
+_ANSWER_SECONDS = 5.0
+_PORT_DIGITS = 5
+# What a gRPC client says first: HTTP/2's preface and an empty SETTINGS frame. The server's first frame is of type 4.
+_PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), b"\x04"
 # Trials run in a thread of the worker; there glibc would return every large block to the system and fault it in
 # again at the next step. One arena that keeps what it has saves those faults.
-_ANSWER_SECONDS = 5.0
 _WORKER_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
@@ -101,8 +104,8 @@ def _unless_ended(processes: RayProcesses) -> Iterator[None]:
 def _begin(address: str | None, pretended: dict[str, int]) -> None:
     """Join the Ray at an address; without one, start a Ray of our own that only this machine can reach."""
     if address is not None:
-        require_answer(address)
-        os.environ["RAY_NUM_REDIS_GET_RETRIES"] = "1"
+        address = answering(address)
+        ray_constants.NUM_REDIS_GET_RETRIES = 1  # each takes 41 s; the environment was read when Ray was imported
     else:  # as Ray itself does on Windows and macOS: its processes then listen on the loopback alone
         os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
         ray_constants.ENABLE_RAY_CLUSTER = False
@@ -120,15 +123,36 @@ def _begin(address: str | None, pretended: dict[str, int]) -> None:
         raise UsageError(f"{what}: {shortened(str(error) or type(error).__name__, 300)}.") from error
 
 
-def require_answer(address: str) -> None:
-    """Raise UsageError unless something answers at `host:port` within 5 s: Ray's own attempts take minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isascii() and port.isdecimal()):
-        return  # "auto": Ray looks for one itself
+def answering(address: str) -> str:
+    """Return an address, that of `auto` as Ray finds it, once a gRPC server has answered there.
+
+    Raises UsageError when it is none, or when nothing answers within 5 s: Ray's own attempts take minutes.
+    """
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS).close()
+        found: str = services.get_ray_address_from_environment(address, None) if address == "auto" else address
+        host, port = _host_and_port(found)
+        with socket.create_connection((host, port), timeout=_ANSWER_SECONDS) as connection:
+            _require_grpc(connection)
     except (OSError, OverflowError, UnicodeError) as error:
-        raise UsageError(f"Ray cannot be reached at {address!r}: {error}.") from error
+        raise UsageError(f"Ray cannot be reached at {shortened(address)!r}: {error}.") from error
+    return found
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isascii() and port.isdecimal() and len(port) <= _PORT_DIGITS):
+        raise UsageError(f"{shortened(address)!r} is no address of a Ray (HOST:PORT, ray://HOST:PORT or auto).")
+    return host.strip("[]"), int(port)
+
+
+def _require_grpc(connection: socket.socket) -> None:
+    """Raise OSError unless the other end greets as a gRPC server does, or, under TLS, says or does anything."""
+    connection.sendall(_PREFACE)
+    with connection.makefile("rb") as answer:
+        greeting = answer.read(4)
+    secured = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+    if greeting[3:] != _SETTINGS and not secured:
+        raise OSError("what answers there is no Ray")
 
 
 def _require_room(resources: Resources) -> None:

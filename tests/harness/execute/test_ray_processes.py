@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,5 +116,66 @@ def test_an_address_that_nobody_answers_at_is_refused_at_once(address: str) -> N
         address = address.format(closed.getsockname()[1])
     start = time.monotonic()
     with pytest.raises(UsageError, match="Ray cannot be reached at"):
-        session.require_answer(address)
+        session.answering(address)
     assert time.monotonic() - start < 10
+
+
+WORDS = [
+    "local",
+    "127.0.0.1",
+    ":6379",
+    "http://there",
+    "there:port",
+    "",
+    "ray://",
+    "x:" + "9" * 5000,
+    "x" * 300,
+]
+
+
+@pytest.mark.parametrize("address", WORDS)
+def test_what_is_no_address_is_a_sentence(address: str) -> None:
+    session = pytest.importorskip("harness.execute.ray_session")
+    with pytest.raises(UsageError, match=r"^'.{0,120}' is no address of a Ray"):
+        session.answering(address)
+
+
+@contextmanager
+def listening(says: bytes | None) -> Iterator[str]:
+    """Yield the address of a socket that accepts, and says so much to whoever comes; None: nothing, ever."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        if says is not None:
+            threading.Thread(target=_say, args=(server, says), daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def _say(server: socket.socket, says: bytes) -> None:
+    with server.accept()[0] as there:
+        there.recv(100)
+        there.sendall(says)
+
+
+@pytest.mark.parametrize(
+    ("says", "sentence"),
+    [
+        (None, "timed out"),
+        (b"", "no Ray"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no Ray"),
+        (b"SSH-2.0-OpenSSH\r\n", "no Ray"),
+        (bytes([0, 0, 0, 7]), "no Ray"),  # a GOAWAY frame: it would serve nobody
+    ],
+)
+def test_what_accepts_but_is_no_ray_is_refused(
+    says: bytes | None, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = pytest.importorskip("harness.execute.ray_session")
+    monkeypatch.setattr(session, "_ANSWER_SECONDS", 0.2)
+    with listening(says) as address, pytest.raises(UsageError, match=rf"^Ray cannot be reached at .*{sentence}\.$"):
+        session.answering(address)
+
+
+def test_a_grpc_server_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = pytest.importorskip("harness.execute.ray_session")
+    with listening(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])) as address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert session.answering("auto") == address
