@@ -1,13 +1,22 @@
 """Every family of stock models: quantized where a record says so, seen from outside; synthesis, units, equal function.
 
 What multiplies is watched below all of torch's functions (`TorchDispatchMode`), which knows nothing of how quantizers
-were placed. Models have random weights. The smallest member of every family runs with `-m slow`.
+were placed. Models have random weights. The smallest member of every family runs with `-m slow`; the table of
+`docs/models.md` is made of what such a run finds:
+
+    pytest tests/methods/models/test_families.py -m 'slow or not slow' --junitxml families.xml   # hours
+    PYTHONPATH=. python tests/methods/models/test_families.py docs/models.md families.xml
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+from xml.etree import ElementTree
 
 import pytest
 import timm
@@ -90,7 +99,12 @@ TOO_FLAT = {"convit_tiny": 0.95}
 a uniform grid cannot hold both, a logarithmic one does."""
 ENOUGH = 0.99
 """Share of the multiply-accumulates that depend on the image that must be of integers."""
+NOTED = ("integer", "minmax w8a8", "minmax w4a4", "best w8a8", "best w4a4")
+"""What the tests note, in the table's order."""
 _SAMPLE, _SLICES = 20_000, 4
+_TABLE = re.compile("(<!-- matrix -->\n).*?(<!-- matrix end -->)", re.S)
+
+Note: TypeAlias = Callable[[str, object], None]
 
 
 def model_of(name: str) -> Any:
@@ -173,7 +187,7 @@ def test_every_family_has_its_smallest_member() -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_all_is_integer_but_what_the_record_leaves(name: str) -> None:
+def test_all_is_integer_but_what_the_record_leaves(name: str, record_property: Note) -> None:
     model = model_of(name)
     images = images_of(model, 1 if name in ACROSS_A_BATCH else 4)
     seen = trace(model)
@@ -181,6 +195,7 @@ def test_all_is_integer_but_what_the_record_leaves(name: str) -> None:
     left = sum(sum(product.macs) for product in seen.products if product.left)
     constant = sum(sum(product.macs) for product in seen.products if not product.varies)
     total = sum(sum(product.macs) for product in seen.products)
+    record_property("integer", f"{100 * found.integer / found.all:.2f}%")
     missed = len(images) * total - found.all  # by the dry run: nothing, but what is the same for all may be made once
     assert 0 <= missed <= (len(images) - 1) * constant
     assert found.integer >= found.all - len(images) * left
@@ -222,16 +237,34 @@ def cosine(model: nn.Module, backend: str, bits: str, **settings: Any) -> float:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_eight_bits_keep_the_direction_of_the_logits(name: str) -> None:
+def test_eight_bits_keep_the_direction_of_the_logits(name: str, record_property: Note) -> None:
     model = model_of(name)
-    assert cosine(model, "minmax", "w8a8") >= TOO_FLAT.get(name, 0.98)
-    assert -1 <= cosine(model, "minmax", "w4a4") <= 1  # a number
+    eight, four = (cosine(model, "minmax", bits) for bits in ("w8a8", "w4a4"))
+    record_property("minmax w8a8", f"{eight:.4f}")
+    record_property("minmax w4a4", f"{four:.4f}")
+    assert eight >= TOO_FLAT.get(name, 0.98)
+    assert -1 <= four <= 1  # a number
 
 
 @pytest.mark.parametrize("name", EVERY_BEST)
-def test_learning_keeps_the_direction_of_the_logits(name: str) -> None:
-    # Adam's first step has one size whatever the gradient: untrained weights, small as they are, bear but a tiny one
-    assert cosine(model_of(name), "best", "w8a8", iterations=1, views=0, learning_rate=1e-8) >= 0.98
+def test_learning_keeps_the_direction_of_the_logits(name: str, record_property: Note) -> None:
+    found = learned(name, "w8a8")
+    record_property("best w8a8", f"{found:.4f}")
+    assert found >= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALLEST.values())
+def test_learning_gives_numbers_at_four_bits(name: str, record_property: Note) -> None:
+    found = learned(name, "w4a4")
+    record_property("best w4a4", f"{found:.4f}")
+    assert -1 <= found <= 1
+
+
+def learned(name: str, bits: str) -> float:
+    """The cosine after a step of learning: Adam's first has one size whatever the gradient, and untrained weights,
+    small as they are, bear but a tiny one."""
+    return cosine(model_of(name), "best", bits, iterations=1, views=0, learning_rate=1e-8)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -304,3 +337,27 @@ def test_operands_make_the_map() -> None:
     module: Any = sites[0].module
     scores = query @ key.transpose(-2, -1) * module.scale + module.get_attention_biases(query.device)
     assert torch.allclose(scores.softmax(dim=-1).mean(dim=-2), found, atol=1e-5)
+
+
+def noted(files: Sequence[Path]) -> dict[str, dict[str, str]]:
+    """Return what the tests of each model noted, as `--junitxml` has written it."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for case in (case for file in files for case in ElementTree.parse(file).iter("testcase")):
+        name = case.get("name", "").partition("[")[2].removesuffix("]")
+        found[name] |= {row.get("name", ""): row.get("value", "") for row in case.iter("property")}
+    return found
+
+
+def main(document: str, *files: str) -> None:
+    """Write the table of the models that runs have noted into a document, between its two comments."""
+    found, path = noted([Path(file) for file in files]), Path(document)
+    rows = [f"| family | model | {' | '.join(NOTED)} |", f"|{'---|' * (2 + len(NOTED))}"]
+    for module, name in sorted(SMALLEST.items(), key=lambda item: families()[item[0]].name.lower()):
+        figures = " | ".join(found[name].get(what, "not run") for what in NOTED)
+        rows.append(f"| {families()[module].name} | {name} | {figures} |")
+    body = "\n".join(rows)
+    path.write_text(_TABLE.sub(rf"\g<1>{body}\n\g<2>", path.read_text()))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
