@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from itertools import chain
 from types import FrameType
 from typing import NoReturn
@@ -86,11 +87,21 @@ def _guard(pids: list[int]) -> None:
     while not driver_ended:
         family = {*parents, *(child for child in family if _alive(child)), *chain(*map(_below, parents))}
         driver_ended = bool(select.select([sys.stdin], [], [], _LIST_SECONDS)[0])
-    for process in family.union(*map(_below, parents)):
-        try:
+    for process in _still(family):
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
+
+
+def _still(family: set[psutil.Process]) -> set[psutil.Process]:
+    """Stop processes and all they have started, so that none starts another while they are killed; returns them."""
+    found: set[psutil.Process] = set()
+    while new := family - found:
+        for process in new:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        found |= new
+        family = family.union(*map(_below, new))
+    return found
 
 
 def _below(process: psutil.Process) -> list[psutil.Process]:

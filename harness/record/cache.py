@@ -69,7 +69,7 @@ class Cache:
                 tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - no iterator
             if header["sha256"] == checksum(tensors, key + header["about"]):
                 return Entry(tensors, json.loads(header["about"]))
-        except (SafetensorError, KeyError, OSError):
+        except (SafetensorError, KeyError, OSError, ValueError, RecursionError):
             path.unlink(missing_ok=True)
             return None
         path.unlink(missing_ok=True)

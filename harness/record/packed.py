@@ -21,9 +21,11 @@ from harness.record.files import write_atomically
 from harness.record.parse import Operations, UnsoundRecord, operations_of, parse
 from harness.record.record import Record
 from harness.record.seal import sealed_line
+from methods.errors import UsageError
 
 RECORDS, OPERATIONS = "records.jsonl", "operations.jsonl"
 _LIST = b'{"sha256":'
+_MOST_BYTES = 2**30  # of a file; 20,000 records have some 200 million
 
 
 def read_packed(results: Path) -> Iterator[tuple[str, Record | UnsoundRecord]]:
@@ -67,6 +69,8 @@ def pack(results: Path, written: Iterable[tuple[Record, dict[str, Any]]]) -> Non
 def _lines(path: Path) -> list[bytes]:
     if not path.is_file():
         return []
+    if path.stat().st_size > _MOST_BYTES:
+        raise UsageError(f"{path} is larger than {_MOST_BYTES // 2**30} GiB.")
     return [line for each in path.read_bytes().split(b"\n") if (line := each.removesuffix(b"\r"))]
 
 

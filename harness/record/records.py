@@ -18,6 +18,8 @@ from harness.record.record import Finished, Record
 from harness.record.seal import sealed
 from methods.errors import UsageError
 
+_MOST_BYTES = 2**24  # of one record; with 50,000 images it has some 100,000
+
 
 def record_path(results: Path, key: str) -> Path:
     """Return where the record of a key lies under a results folder."""
@@ -56,6 +58,8 @@ def _read(path: Path | os.DirEntry[str], key: str) -> Record:
         if not path.is_file():
             raise UnsoundRecord("is no regular file")
         with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - a directory's entry is no Path
+            if os.fstat(stream.fileno()).st_size > _MOST_BYTES:
+                raise UnsoundRecord(f"is larger than {_MOST_BYTES // 2**20} MiB")
             record = parse(stream.read())
     except OSError as error:
         raise UnsoundRecord("cannot be read") from error

@@ -166,6 +166,17 @@ def test_foreign_files_are_removed(tmp_path: Path) -> None:
     assert not cache.path("key").exists()
 
 
+@pytest.mark.parametrize("about", ["[" * 100_000, "{", ""])
+def test_an_entry_whose_checksum_fits_what_nobody_can_read_is_removed(tmp_path: Path, about: str) -> None:
+    from safetensors.torch import save_file
+
+    cache = Cache.of(tmp_path, "synthesis")
+    cache.folder.mkdir(parents=True)
+    save_file(TENSORS, cache.path("key"), {"about": about, "sha256": checksum(TENSORS, f"key{about}")})
+    assert cache.load("key") is None
+    assert not cache.path("key").exists()
+
+
 def test_an_entry_under_another_key_is_no_entry(tmp_path: Path) -> None:
     cache = stored(tmp_path)
     cache.path("other").write_bytes(cache.path("key").read_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,14 @@ def test_records_without_their_operations_do_not_count(tmp_path: Path, content: 
     assert len(found.sound) == 1, "the failed one has none"
     assert "its list of operations is not beside it" in found.problems[0]
     assert not is_recorded(tmp_path, before[0].key)
+
+
+def test_a_packed_file_that_is_none_by_its_size_is_not_read(tmp_path: Path) -> None:
+    filled(tmp_path)
+    (tmp_path / RECORDS).touch()
+    os.truncate(tmp_path / RECORDS, 50 * 2**30)
+    with pytest.raises(UsageError, match=r"records\.jsonl is larger than 1 GiB\.$"):
+        load_records([tmp_path])
 
 
 def test_a_folder_with_an_unsound_record_is_not_packed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,12 @@ def test_damaged_files_are_named_and_not_counted(tmp_path: Path, content: bytes)
     path = put(tmp_path, make_fields(KEY))
     path.write_bytes(content)
     assert problem_of(path) in ("is not readable JSON", "is no record: Expected `object`, got `array`")
+
+
+def test_a_record_that_is_none_by_its_size_is_not_read(tmp_path: Path) -> None:
+    path = put(tmp_path, make_fields(KEY))
+    os.truncate(path, 50 * 2**30)  # more than there is memory; on the disk it takes nothing
+    assert problem_of(path) == "is larger than 16 MiB"
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999"])
