@@ -76,8 +76,8 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--scheduler", choices=("asha", "none"), default="none", help="asha stops bad samples early")
     how.add_argument(
         "--metric",
-        default="agreement",
-        help="agreement, kl, seconds, top1, ...; two give the Pareto set (top1,seconds)",
+        help="agreement, kl, seconds, top1, ..., of backbones cosine or knn; two give the Pareto set (top1,seconds) "
+        "(default: agreement, of backbones cosine)",
     )
     how.add_argument(
         "--search-data",

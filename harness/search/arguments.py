@@ -26,7 +26,7 @@ from harness.inputs.image_sets import (
 )
 from harness.inputs.images.sets import ArrayImages, StoredImages
 from harness.inputs.named_models import select_models
-from harness.inputs.zoo import ModelEntry
+from harness.inputs.zoo import FEATURES, ModelEntry
 from harness.plan.jobs import Request
 from harness.plan.settings import changed_settings, defaults
 from harness.record.records import load_records
@@ -54,8 +54,8 @@ class SearchOptions:
     """Of the searcher itself."""
     scheduler: str
     """`asha` or `none`."""
-    metric: str
-    """Names of one metric or two, parted by a comma."""
+    metric: str | None
+    """Names of one metric or two, parted by a comma; None: agreement with FP32, a backbone's the cosine."""
     search_data: str | None
     """Images the search looks at; None: procedural ones, or the digits' training images where labels are needed."""
     allow_test_tuning: bool
@@ -68,6 +68,7 @@ def read_search_run(single: Single, options: SearchOptions, inputs: Inputs, runn
     metrics = _metrics(options)
     matrix = single.matrix("A search")
     [entry] = select_models(matrix.models, inputs.weights)
+    metrics = metrics or ["cosine" if entry.task == FEATURES else "agreement"]
     source = search_source(options.search_data, inputs.limit, entry, metrics)
     shared = shared_images(inputs.data, entry, source)
     if shared and not options.allow_test_tuning:
@@ -88,7 +89,10 @@ def read_search_run(single: Single, options: SearchOptions, inputs: Inputs, runn
 
 
 def _metrics(options: SearchOptions) -> list[str]:
-    """Return the metrics' names; raises UsageError for an unknown one, and for two under ASHA."""
+    """Return the metrics' names, none where none is asked for; raises UsageError for an unknown one, and for two under
+    ASHA."""
+    if options.metric is None:
+        return []
     names = words(options.metric)
     for name in names:
         find_metric(name)
@@ -127,15 +131,21 @@ def _described(
 
 PROCEDURAL = "procedural"
 _NAMED = {PROCEDURAL: SEARCH_LEAVES, DIGITS: DIGITS, DIGITS_TRAIN: DIGITS_TRAIN}
-LABELLED = {"top1", "top5", "retention"}
+LABELLED = {"top1", "top5", "retention", "knn"}
+_CLASSIFIERS, _BACKBONES = {"top1", "top5", "retention", "agreement", "kl"}, {"cosine", "knn"}
 _RUNGS = 4
 
 
 def search_source(where: str | None, limit: int | None, entry: ModelEntry, metrics: list[str]) -> DataSource:
     """Return where a search's images come from, by what --search-data says.
 
-    Raises UsageError when they have no labels and a metric needs them.
+    Raises UsageError when they have no labels and a metric needs them, and for a metric that the model has not.
     """
+    kind, others, own = "classifier", _BACKBONES, "agreement or kl"
+    if entry.task == FEATURES:
+        kind, others, own = "backbone", _CLASSIFIERS, "cosine"
+    for strange in sorted(others & set(metrics)):
+        raise UsageError(f"{entry.name} is a {kind}, which has no {strange}; search by {own}.")
     labelled = sorted(LABELLED & set(metrics))
     if where is None:
         if labelled and entry.task != DIGITS:
@@ -144,7 +154,7 @@ def search_source(where: str | None, limit: int | None, entry: ModelEntry, metri
     if where != PROCEDURAL and (where in _NAMED) != (entry.task == DIGITS):
         raise UsageError(f"--search-data {where} does not fit {entry.name}, which classifies {entry.task} images.")
     if where == PROCEDURAL and labelled:
-        raise UsageError(f"Procedural images have no labels, which {labelled[0]} needs; search by agreement or kl.")
+        raise UsageError(f"Procedural images have no labels, which {labelled[0]} needs; search by {own}.")
     if where in _NAMED:
         return DataSource(_NAMED[where], limit)
     return folder_of(entry, str(Path(where).expanduser().absolute()), limit)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 from harness_kit import Outcome, flat_folder, records_of, run_bench, run_here
 
 from harness.search import __main__ as search
@@ -229,6 +231,24 @@ def test_a_folder_that_shares_an_image_with_the_report_is_refused(tmp_path: Path
     assert "3 of the images that results are reported on" in outcome.err
 
 
+def test_a_backbone_is_searched_by_its_features(tmp_path: Path) -> None:
+    bare = timm.create_model("test_vit", num_classes=0, img_size=32)
+    torch.save(bare.state_dict(), tmp_path / "mine.pth")
+    (tmp_path / "mine.toml").write_text("size = 32")
+    words = ["--model", "test_vit", "--weights", str(tmp_path / "mine.pth"), "--samples", "1", "--backend", "minmax"]
+    (tmp_path / "two.toml").write_text("[noise]\nimages = { choices = [2, 3] }\n")
+    outcome = run(tmp_path / "results", *words, "--space", str(tmp_path / "two.toml"))
+    assert outcome.code == 0, outcome.err
+    [record] = records_of(tmp_path / "results").values()
+    assert rows_of(tmp_path / "results")[0][1] == f"{record['metrics']['cosine']:.4f}"
+    for metric, sentence in [
+        ("agreement", "test_vit.mine is a backbone, which has no agreement; search by cosine."),
+        ("knn", "A search by knn needs labelled images of its own: give --search-data DIR."),
+    ]:
+        assert run(tmp_path / metric, *words, "--metric", metric).err == f"{sentence}\n"
+        assert not (tmp_path / metric).exists()
+
+
 def test_asha_measures_growing_parts_and_stops_what_falls_behind(tmp_path: Path, space: str) -> None:
     words = ["--search", "random", "--samples", "5", "--space", space, "--scheduler", "asha", "--limit", "64"]
     assert run(tmp_path, *words).code == 0
@@ -297,6 +317,7 @@ def test_two_metrics_give_a_pareto_set_and_the_table_comes_from_records(tmp_path
 @pytest.mark.parametrize(
     ("words", "text"),
     [
+        (["--metric", "knn"], "vit_digits is a classifier, which has no knn; search by agreement or kl."),
         (["--metric", "agrement"], "Unknown metric 'agrement'. Did you mean 'agreement'?"),
         (["--metric", "top1,kl,seconds"], "--metric takes one name or two"),
         (["--metric", "agreement,seconds", "--scheduler", "asha"], "stops samples by one metric"),
