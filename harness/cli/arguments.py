@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from harness.cli.options import Inputs, Matrix, Running
 from harness.cli.trackers import check_trackers
-from harness.execute.resources import Resources, threads_for
+from harness.execute.resources import Resources, host_and_port, threads_for
 from harness.inputs import plugins as catalog
 from harness.inputs.image_sets import DEAD_LEAVES, DIGITS, DIGITS_TRAIN, DataSource, checked, folder_of
 from harness.inputs.images.label_files import REAL
@@ -186,6 +186,8 @@ def run_settings(running: Running, plugins: list[str], requests: list[Request]) 
 
     check_trackers(words(running.log))
     check_writable(running.results)
+    if running.address not in (None, "auto"):
+        host_and_port(running.address)
     cuda = torch.cuda.device_count()
     if running.device == "cuda" and not cuda and not running.address:
         raise UsageError("--device cuda: this machine has no CUDA device.")

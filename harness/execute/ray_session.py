@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from harness.execute.ray_processes import RayProcesses, children
-from harness.execute.resources import Resources
+from harness.execute.resources import Resources, host_and_port
 from harness.inputs.plugins import plugin_modules
 from harness.plan.jobs import RunSettings
 from methods.errors import UsageError
@@ -48,7 +48,6 @@ from ray.tune.progress_reporter import TrialProgressCallback  # noqa: E402
 Trainable: TypeAlias = Callable[[dict[str, Any]], None]
 
 _ANSWER_SECONDS = 5.0
-_PORT_DIGITS = 5
 # What a gRPC client says first: HTTP/2's preface and an empty SETTINGS frame. The server's first frame is of type 4.
 _PREFACE, _SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), b"\x04"
 # Trials run in a thread of the worker; there glibc would return every large block to the system and fault it in
@@ -130,19 +129,12 @@ def answering(address: str) -> str:
     """
     try:
         found: str = services.get_ray_address_from_environment(address, None) if address == "auto" else address
-        host, port = _host_and_port(found)
+        host, port = host_and_port(found)
         with socket.create_connection((host, port), timeout=_ANSWER_SECONDS) as connection:
             _require_grpc(connection)
     except (OSError, OverflowError, UnicodeError) as error:
         raise UsageError(f"Ray cannot be reached at {shortened(address)!r}: {error}.") from error
     return found
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isascii() and port.isdecimal() and len(port) <= _PORT_DIGITS):
-        raise UsageError(f"{shortened(address)!r} is no address of a Ray (HOST:PORT, ray://HOST:PORT or auto).")
-    return host.strip("[]"), int(port)
 
 
 def _require_grpc(connection: socket.socket) -> None:

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from harness.inputs.zoo import ModelEntry
 from harness.plan.estimate import gpu_peak_mb, parameters
 from harness.plan.jobs import Job, SynthesisJob
+from methods.errors import UsageError
+from methods.text import shortened
 
 _SMALL = 2_000_000
 _MOST_THREADS = 8
 _SHARES = (0.25, 0.34, 0.5)
+_PORT_DIGITS = 5
 
 
 @dataclass(frozen=True)
@@ -69,3 +72,11 @@ class Resources:
     cores: int = 1
     cuda: int = 0
     gpu_mb: float = 16384.0
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Return the parts of a cluster's address, HOST:PORT or ray://HOST:PORT; raises UsageError when it is none."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isascii() and port.isdecimal() and len(port) <= _PORT_DIGITS):
+        raise UsageError(f"{shortened(address)!r} is no address of a Ray (HOST:PORT, ray://HOST:PORT or auto).")
+    return host.strip("[]"), int(port)

@@ -161,6 +161,13 @@ def test_too_much_for_ray_is_found_before_ray_starts(tmp_path: Path) -> None:
     assert_refused(done, tmp_path / "results", "9999")
 
 
+def test_what_is_no_address_is_refused_by_the_plan_too(tmp_path: Path) -> None:
+    done = run_bench(
+        tmp_path / "results", "--models", "vit_digits", "--executor", "ray", "--address", "local", "--plan"
+    )
+    assert_refused(done, tmp_path / "results", "'local' is no address")
+
+
 def test_help_is_quick_and_ends_with_examples() -> None:
     for module in ("bench", "leaderboard", "search.__main__", "perf.__main__"):
         script = (

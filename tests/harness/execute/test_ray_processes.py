@@ -17,6 +17,7 @@ import psutil
 import pytest
 from harness_kit import ROOT
 
+from harness.execute.resources import host_and_port
 from methods.errors import UsageError
 
 DRIVER = """
@@ -135,9 +136,8 @@ WORDS = [
 
 @pytest.mark.parametrize("address", WORDS)
 def test_what_is_no_address_is_a_sentence(address: str) -> None:
-    session = pytest.importorskip("harness.execute.ray_session")
     with pytest.raises(UsageError, match=r"^'.{0,120}' is no address of a Ray"):
-        session.answering(address)
+        host_and_port(address)
 
 
 @contextmanager
