@@ -35,7 +35,8 @@ class RayProcesses:
         self._guardian = _guardian([child.pid for child in mine])
         if threading.current_thread() is not threading.main_thread():
             return  # no signal would reach it
-        signal.signal(signal.SIGUSR1, _interrupt)
+        for number in (signal.SIGUSR1, signal.SIGTERM):  # at the latter Ray would print its own stack and abort
+            signal.signal(number, _interrupt)
         for raylet in (child for child in mine if child.name() == "raylet"):
             threading.Thread(target=self._watch, args=(raylet,), daemon=True, name="raylet").start()
 

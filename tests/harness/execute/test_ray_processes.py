@@ -69,8 +69,9 @@ def test_ray_does_not_outlive_a_driver_that_is_killed(tmp_path: Path, number: si
         assert len(family) == 2
         time.sleep(1)  # the guardian starts
         driver.send_signal(number)
-        driver.wait(5)
+        ended = driver.wait(5)
         assert gone(family, 5)
+        assert ended == (0 if number is signal.SIGTERM else -number), "SIGTERM interrupts, as Ctrl-C does"
 
 
 def test_a_raylet_that_dies_interrupts_the_driver(tmp_path: Path) -> None:
