@@ -27,13 +27,14 @@ class Gap:
     # The other run's images and steps where they differ from this run's.
     budget: Budget | None
 
-    def __str__(self) -> str:
-        """As a sentence's part: points, whether chance would do it, and p."""
+    @property
+    def sure(self) -> str:
+        """Whether chance would do it, with p, and whether it is at equal cost."""
         unequal = f", not at equal cost: it had {self.budget}" if self.budget else ""
         if self.test is None:
-            return f"{self.points:+.1f} points, not tested: no seed in common{unequal}"
+            return f"not tested: no seed in common{unequal}"
         sure = "beyond chance" if self.test.p <= LEVEL else "within chance"
-        return f"{self.points:+.1f} points, {sure} (p = {p_text(self.test.p).removeprefix('=')}){unequal}"
+        return f"{sure} (p {'' if p_text(self.test.p)[0] == '<' else '= '}{p_text(self.test.p)}){unequal}"
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.inputs.zoo import ENTRIES, PARAMETERS
-from harness.record.studies import Study
+from harness.record.studies import KINDS, Study
 from harness.report.comparisons import Budget, budget_of, named, settings_text
 from harness.report.layout import natural
 from harness.report.measurements import IDENTITY, Measurement, measurements
 from methods.bits import Bits
 
 _COMMAND = "python -m harness.bench"
+# Digits shown of a checksum that each record has another of; the record has all.
+_CHECKSUM = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +128,7 @@ def runs(studies: Sequence[Study], kept: Iterable[str]) -> list[Run]:
 def _order(run: Run) -> tuple[Any, ...]:
     line, entry = run.first, ENTRIES.get(run.first.model)
     toy = entry is not None and entry.task != "imagenet"
-    return run.kind, toy, natural((line.model, line.data, line.bits)), -(run.mean("top1") or 0.0)
+    return KINDS.index(run.kind), toy, natural((line.model, line.data, line.bits)), -(run.mean("top1") or 0.0)
 
 
 def facts(line: Measurement) -> list[tuple[str, str]]:
@@ -150,7 +152,7 @@ def facts(line: Measurement) -> list[tuple[str, str]]:
         ("machine", _machine(line)),
         ("commit", line.commit or "unknown"),
         ("command", record.provenance.command),
-        ("images made", line.images_sha256 or ""),
+        ("images made", (line.images_sha256 or "")[:_CHECKSUM]),
     ]
     return [(term, text) for term, text in found if text]
 

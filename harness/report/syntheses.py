@@ -1,4 +1,6 @@
-"""Pictures of syntheses: contact sheets committed with a study, and what its cache still holds. Needs no torch."""
+"""What lies beside the records of a study: contact sheets that were committed with it, what its cache still holds of
+syntheses, and what quantizing each layer alone does. Needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +8,17 @@ import base64
 import io
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import msgspec
+
 from harness.record.cache import Cache, sheet_path
 from harness.record.record import Record
+from methods.text import file_stem, printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
 _WIDEST = 900
 LARGEST = 45_000
 PREFIX = "images_"
+_LAYERS = "layers_"
 # Per weighted term of a loss its value at every step.
 Losses: TypeAlias = dict[str, list[float]]
 
@@ -150,3 +157,52 @@ def _numbers(values: Any) -> bool:
         and len(values) > 1
         and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
     )
+
+
+class LayerPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one side of one layer does where it alone is quantized; both lists: a figure per width of the report, None
+    where it is not finite."""
+
+    layer: str
+    # What of the layer: `weight`, `input`, or an attention's `operands`.
+    side: str
+    # How many numbers are stored or, of activations, made for one image.
+    values: int
+    # |y^ - y|^2 / |y|^2 of the layer's output.
+    errors: list[float | None]
+    # Mean KL divergence of the model's distribution from the quantized one, in nats.
+    kl: list[float | None]
+
+
+class LayerReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `harness.sensitivity --results` measured of one model: `layers_MODEL.json` beside the records."""
+
+    model: str
+    backend: str
+    # What it was calibrated and measured on, and how many.
+    images: str
+    count: int
+    widths: list[int]
+    # In the order of the model's layers.
+    parts: list[LayerPart]
+
+    def __post_init__(self) -> None:
+        """Refuse a report whose parts have another number of figures than it has widths."""
+        if not self.widths or any(len(self.widths) != len(each) for p in self.parts for each in (p.errors, p.kl)):
+            raise ValueError("a part has not one figure per width")
+
+    @property
+    def name(self) -> str:
+        """Its file's name."""
+        return f"{_LAYERS}{file_stem(self.model)}.json"
+
+
+def layer_reports(folders: Sequence[Path]) -> list[LayerReport]:
+    """Return the layer reports of studies; what is none is named on stderr."""
+    found = []
+    for path in (path for folder in folders for path in sorted(folder.glob(f"{_LAYERS}*.json"))):
+        try:
+            found.append(msgspec.json.decode(path.read_bytes(), type=LayerReport))
+        except (OSError, msgspec.DecodeError) as error:
+            print(printable(f"Not shown: {path} is no layer report: {error}."), file=sys.stderr)
+    return found

@@ -2,12 +2,14 @@
 
 Every layer's weight and input, and every attention's operands, are quantized alone by a backend that is calibrated on
 some images; the table tells the error of the layer's output and the KL divergence of the model's, on the same images.
-With `--suggest 4.5` the bits of that mean width that lose least by these figures are written as a file for `--bits`.
+With `--results` the figures are kept beside a study's records, where the page draws them. With `--suggest 4.5` the
+bits of that mean width that lose least by these figures are written as a file for `--bits`.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.inputs.zoo import ModelEntry
-    from harness.report.text_table import Grid
+    from harness.report.syntheses import LayerReport
     from harness.sensitivity.measure import Sensitivity
 
 _EXAMPLES = """examples:
@@ -49,6 +51,8 @@ class Asked:
     """The file of these bits."""
     out: Path | None
     """A Markdown file of the table."""
+    results: Path | None
+    """A results folder whose page draws them."""
     weights: str | None
     """Folder of weights, or `random`; None: DFQ_WEIGHTS, else timm's hub."""
     device: str
@@ -74,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--suggest", type=float, metavar="MEAN", help="choose bits of this mean width")
     result.add_argument("--bits-out", type=path, default=Path("mixed.toml"), help="where --suggest writes them")
     result.add_argument("--out", type=path, help="write the table to this file as Markdown as well")
+    result.add_argument("--results", type=path, metavar="FOLDER", help="keep the figures there, for the page to draw")
     result.add_argument("--weights", help="folder of weights, or 'random' (default: DFQ_WEIGHTS, then timm's hub)")
     result.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     return result
@@ -85,14 +90,18 @@ def _measure(asked: Asked) -> int:
     from harness.inputs import plugins as catalog
     from harness.inputs.named_models import select_models
     from harness.record.files import write_atomically
+    from harness.report.formats.charts import layers_grid
     from harness.report.formats.console import print_table
     from harness.report.formats.markdown import markdown
 
     catalog.load()
     [entry] = select_models([asked.model], asked.weights)
     found = _sensitivities(entry, asked)
-    grid = table(f"{entry.name}, every part alone, {asked.backend}", found)
+    report = layer_report(entry.name, asked, found)
+    grid = layers_grid(report)
     print_table(grid, Console())
+    if asked.results:
+        write_atomically(asked.results / report.name, encoded(report))
     if asked.out:
         write_atomically(asked.out, markdown([grid]).encode())
     if asked.suggest is not None:
@@ -146,22 +155,30 @@ def _kept(path: Path) -> Tensor:
         raise UsageError(f"{path} holds no images: {error}.") from error
 
 
-def table(title: str, found: list[Sensitivity]) -> Grid:
-    """Return the table: a line per part, for every width the error of its output and the model's KL divergence."""
-    from harness.report.text_table import Grid, Word
+def layer_report(model: str, asked: Asked, found: list[Sensitivity]) -> LayerReport:
+    """Return what was found as a results folder keeps it: figures to four digits, by part and width."""
+    from harness.report.syntheses import LayerPart, LayerReport
 
     widths = sorted({row.width for row in found})
     cells = {(row.part, row.width): row for row in found}
-    body = []
+    parts = []
     for part in dict.fromkeys(row.part for row in found):
         rows = [cells[part, width] for width in widths]
-        figures = [f"{row.error:.2g}" for row in rows] + [f"{row.kl:.2g}" for row in rows]
-        body.append([Word(text) for text in (f"{part.layer} {part.side}", str(part.values), *figures)])
-    header = ["part", "numbers", *(f"error, {w} bits" for w in widths), *(f"KL, {w} bits" for w in widths)]
-    notes = [
-        "error: squared, of the layer's output, of its square; KL: from FP32, nats; both on the calibration images."
-    ]
-    return Grid(title, header, body, notes)
+        figures = ([_digits(row.error) for row in rows], [_digits(row.kl) for row in rows])
+        parts.append(LayerPart(part.layer, part.side, part.values, *figures))
+    return LayerReport(model, asked.backend, Path(asked.images).name, asked.count, widths, parts)
+
+
+def _digits(value: float) -> float | None:
+    """Return a figure with four digits; None for one that is not finite, as of a layer whose output is all zeros."""
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def encoded(report: LayerReport) -> bytes:
+    """Return a layer report as its file's content, a line per part."""
+    import msgspec
+
+    return msgspec.json.encode(report).replace(b'{"layer"', b'\n{"layer"') + b"\n"
 
 
 def _suggest(found: list[Sensitivity], asked: Asked, mean: float) -> None:

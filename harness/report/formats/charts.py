@@ -1,19 +1,29 @@
-"""The charts of the page: from runs and answers to plots."""
+"""The charts of the page: from runs and answers to plots, from layer reports to heat strips and their table."""
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 from harness.report.answers import Answer
 from harness.report.comparisons import Comparison
 from harness.report.formats.plots import SERIES, Plot, Point, Series, by_category, by_cost, pareto
 from harness.report.layout import natural
 from harness.report.runs import Run
+from harness.report.syntheses import LayerReport
+from harness.report.text_table import Grid, Word
 
 _FEWEST = 3
 # How far two points of one width stand apart, so that neither hides the other.
 _ASIDE = 0.07
+# The bits a heat strip is drawn for where they were tried, and the pixels of one of its cells and of a letter.
+_BITS, CELL, _LETTER = 4, 15, 6
+# Shades of a heat strip: two a power of ten, from this one on.
+SHADES, _FAINTEST = 9, 1e-5
 
 
 def headline(found: Sequence[Answer]) -> Plot:
@@ -44,21 +54,23 @@ def charts(place: Sequence[Comparison], every: Sequence[Run]) -> Iterator[Plot]:
     names = [name for comparison in place for name, _ in comparison.table.rows]
     best = list(dict.fromkeys(name.partition(" (")[0] for name in names if name != "FP32"))[:SERIES]
     standing = {
-        value.lines[0].key
-        for comparison in reversed(place)
+        line.key
+        for comparison in place
         for _, values in comparison.table.rows
         for value in values
-        if value and value.lines
+        if value
+        for line in value.lines
     }
+    rules = [(found, "FP32") for found in {run.first.fp32_top1 for run in known} if found]
     widths = sorted({run.first.bits for run in known}, key=lambda bits: natural((bits,)))
     if len(widths) > 1:
         series = _series(known, best, standing, lambda run: widths.index(run.first.bits), number)
-        yield by_category("Top-1, %, against bits", "bits of weights and activations", widths, series)
-    yield from _costs(known, number)
+        yield by_category("Top-1, %, against bits", "bits of weights and activations", widths, series, rules)
+    yield from _costs(known, number, rules)
     sized = [run for run in known if run.size]
     if len({run.size for run in sized}) > 1:
         series = _series(sized, best, standing, lambda run: run.size or 1.0, number)
-        yield by_cost("Top-1, %, against size", "weights, MB", series)
+        yield by_cost("Top-1, %, against size", "weights, MB", series, rules=rules)
 
 
 def _belongs(run: Run, comparison: Comparison) -> bool:
@@ -83,7 +95,7 @@ def _series(
     return [*found, Series("", rest, joined=False)]
 
 
-def _costs(runs: Sequence[Run], number: dict[str, int]) -> Iterator[Plot]:
+def _costs(runs: Sequence[Run], number: dict[str, int], rules: Sequence[tuple[float, str]]) -> Iterator[Plot]:
     """Yield accuracy against core-seconds, and against seconds of a GPU, at the width most was measured at."""
     if not runs:
         return
@@ -94,11 +106,12 @@ def _costs(runs: Sequence[Run], number: dict[str, int]) -> Iterator[Plot]:
         if len(mine) >= _FEWEST:
             unit = "core-seconds" if device == "cpu" else "seconds of a GPU"
             titles = (f"{bits.upper()}: top-1, %, against {unit}", f"synthesis + quantization, {unit}")
-            yield by_cost(*titles, *_fronts(mine, number))
+            yield by_cost(*titles, *_fronts(mine, number), rules)
 
 
 def _fronts(runs: Sequence[Run], number: dict[str, int]) -> tuple[list[Series], list[Series]]:
-    """Return the series of a chart of costs, the dearest of each front in colour, and what its two fronts are of."""
+    """Return the series of a chart of costs, the dearest of each front in colour, one of each name, and what its two
+    fronts are of."""
     names = {number[run.first.key]: run.name for run in runs}
     groups = [
         [_point(run.core_seconds or 1.0, run, number) for run in runs if run.real is real] for real in (False, True)
@@ -106,7 +119,10 @@ def _fronts(runs: Sequence[Run], number: dict[str, int]) -> tuple[list[Series], 
     coloured = [point for points in groups for point in pareto(points)[-SERIES // 2 :]]
     shown = {id(point) for point in coloured}
     rest = Series("", [point for points in groups for point in points if id(point) not in shown], joined=False)
-    series = [Series(names[point.run or 0], [point], joined=False) for point in coloured]
+    series = [
+        Series(name, [point for point in coloured if names[point.run or 0] == name], joined=False)
+        for name in dict.fromkeys(names[point.run or 0] for point in coloured)
+    ]
     return [*series, rest], [Series("", points) for points in groups]
 
 
@@ -118,3 +134,63 @@ def _point(x: float, run: Run, number: dict[str, int]) -> Point:
 def _figure(run: Run) -> str:
     spread = "" if run.sd is None else f" ± {run.sd:.2f}"
     return f"{run.mean('top1') or 0.0:.2f}{spread} %, n = {run.first.n}"
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A heat strip: a row per side, a cell per layer."""
+
+    title: str
+    # Name of the side, then of each layer its shade (0 to SHADES - 1) and its words; None where it has no such side.
+    rows: list[tuple[str, list[tuple[int, str] | None]]]
+    # Names over the columns: where each begins, and the name.
+    names: list[tuple[int, str]]
+
+
+def strips(report: LayerReport) -> list[Strip]:
+    """Return two heat strips of the width nearest to four bits: the error of each layer's output, the model's KL."""
+    place = min(range(len(report.widths)), key=lambda at: abs(report.widths[at] - _BITS))
+    titles = ("Error of the layer's output", "KL divergence of the model's answer from FP32, nats")
+    figures = [[(part.errors[place], part.kl[place])[which] for part in report.parts] for which in (0, 1)]
+    return [
+        _strip(f"{title}, {report.widths[place]} bits", report, values)
+        for title, values in zip(titles, figures, strict=True)
+    ]
+
+
+def _strip(title: str, report: LayerReport, values: Sequence[float | None]) -> Strip:
+    layers = list(dict.fromkeys(part.layer for part in report.parts))
+    rows: dict[str, list[tuple[int, str] | None]] = {}
+    for part, value in zip(report.parts, values, strict=True):
+        if value is not None:
+            row = rows.setdefault(part.side, [None] * len(layers))
+            row[layers.index(part.layer)] = shade(value), f"{part.layer} {part.side}: {value:.2g}"
+    return Strip(title, list(rows.items()), _groups(layers))
+
+
+def shade(value: float) -> int:
+    """Return the shade of a figure: half a power of ten each."""
+    return min(max(math.ceil(2 * math.log10(value / _FAINTEST)), 0), SHADES - 1) if value > 0 else 0
+
+
+def _groups(layers: Sequence[str]) -> list[tuple[int, str]]:
+    """Return the names of blocks, each where its first layer is; those that have no room are left out."""
+    found, at = [], 0
+    for name, group in groupby(layers, key=lambda layer: (re.match(r".*?\d+(\.[a-z]+\.\d+)*", layer) or [layer])[0]):
+        count = len(list(group))
+        if len(name) * _LETTER <= count * CELL:
+            found.append((at, name))
+        at += count
+    return found
+
+
+def layers_grid(report: LayerReport) -> Grid:
+    """Return a layer report as a table: a line per part, at every width the error of its output and the model's KL."""
+    body = []
+    for part in report.parts:
+        figures = ["-" if value is None else f"{value:.2g}" for value in (*part.errors, *part.kl)]
+        body.append([Word(text) for text in (f"{part.layer} {part.side}", str(part.values), *figures)])
+    header = ["part", "numbers", *(f"{what}, {width} bits" for what in ("error", "KL") for width in report.widths)]
+    title = f"{report.model}, every part alone, {report.backend}, {report.count} images of {report.images}"
+    note = "error: squared, of the layer's output, of its square; KL: from FP32, nats; both on the calibration images."
+    return Grid(title, header, body, [note])

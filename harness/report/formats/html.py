@@ -20,14 +20,14 @@ from harness.report.answers import Answer, answers
 from harness.report.comparisons import Comparison, named, places, settings_text
 from harness.report.exports import exports_grid
 from harness.report.formats import Format, payload, plots
-from harness.report.formats.charts import charts, headline
+from harness.report.formats.charts import CELL, SHADES, Strip, charts, headline, layers_grid, strips
 from harness.report.formats.plots import Plot
 from harness.report.layout import Layout
 from harness.report.measurements import measurements
 from harness.report.report import Report
 from harness.report.reported import Beside, beside
 from harness.report.runs import Run, runs
-from harness.report.syntheses import Picture, Synthesis, find_synthesis, pictures
+from harness.report.syntheses import LayerReport, Picture, Synthesis, find_synthesis, layer_reports, pictures
 from harness.report.tables import tables
 from harness.report.text_table import Grid
 from methods.errors import UsageError
@@ -139,6 +139,11 @@ class Page:
         return sorted(pictures(self.report.folders), key=lambda each: [each.model != name for name in order])
 
     @cached_property
+    def layers(self) -> list[tuple[LayerReport, list[Strip], Grid]]:
+        """What quantizing each layer alone does: as heat strips, and as a table."""
+        return [(each, strips(each), layers_grid(each)) for each in layer_reports(self.report.folders)]
+
+    @cached_property
     def syntheses(self) -> list[tuple[Run, Synthesis]]:
         """What caches still hold, each once, with the first run that used it."""
         found: dict[str, tuple[Run, Synthesis]] = {}
@@ -162,6 +167,7 @@ class Page:
             reported=self.report.reported,
             exports=exports_grid(self.report.lines),
             pictures=self.pictures,
+            layers=self.layers,
             syntheses=self.syntheses,
             sections=self.sections,
             kind_titles=_KIND_TITLES,
@@ -177,7 +183,9 @@ class Page:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         style = (_TEMPLATES / "page.css").read_text()
         page = self._environment.get_template(template)
-        return page.render(script=script, script_sha256=digest, style=style, frame=plots, **values)
+        return page.render(
+            script=script, script_sha256=digest, style=style, frame=plots, cell=CELL, shades=SHADES, **values
+        )
 
     @cached_property
     def _environment(self) -> Environment:

@@ -20,12 +20,20 @@ def short_key(key: str) -> str:
     return key[:_KEY]
 
 
-def rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return what the table of all runs and the recommender show of each; text has only signs that can be seen."""
-    return [
-        {name: printable(value) if isinstance(value, str) else value for name, value in _row(run).items()}
-        for run in runs
-    ]
+def rows(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Return what the table of all runs and the recommender show, in columns; all signs of text can be seen."""
+    return columns(
+        [
+            {name: printable(value) if isinstance(value, str) else value for name, value in _row(run).items()}
+            for run in runs
+        ]
+    )
+
+
+def columns(found: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Return rows as a list per name, None where a row has none: like beside like deflates to two thirds."""
+    names = dict.fromkeys(name for row in found for name in row)
+    return {name: [row.get(name) for row in found] for name in names}
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -57,9 +65,10 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def records(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return what is shown of every record that is opened, and its per-image correctness, by the start of its key."""
+    """Return what is shown of every record that is opened, and its per-image correctness, in columns."""
     lists: list[Operations] = []
     found: dict[str, Any] = {}
+    told: dict[str, dict[str, str]] = {}
     for run in runs:
         for line in run.lines:
             if line.record.quantized_ops not in lists:
@@ -69,11 +78,16 @@ def records(runs: Sequence[Run]) -> dict[str, Any]:
                 "n": line.n,
                 "hits": line.correct_bits,
                 "command": printable(run.command),
-                "facts": [[term, printable(text)] for term, text in facts(line)],
                 "operations": lists.index(line.record.quantized_ops),
             }
-    told = [[f"{each.operation}: {each.quantizer}, {each.bits} bits" for each in every] for every in lists]
-    return {"records": found, "operations": [[printable(text) for text in every] for every in told]}
+            told[short_key(line.key)] = {term: printable(text) for term, text in facts(line)}
+    operations = [[f"{each.operation}: {each.quantizer}, {each.bits} bits" for each in every] for every in lists]
+    return {
+        "keys": list(found),
+        "columns": columns(list(found.values())),
+        "facts": columns(list(told.values())),
+        "operations": [[printable(text) for text in every] for every in operations],
+    }
 
 
 def rounded(value: float | None, digits: int) -> float | None:

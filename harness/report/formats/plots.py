@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from harness.report.statistics import front
 
-WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, TOP, BOTTOM = 40, 138, 14, 42
+WIDTH, HEIGHT = 500, 300
+LEFT, RIGHT, TOP, BOTTOM = 40, 172, 14, 42
 SERIES = 8
 _LINE = 15
-_LONGEST = 22
+_LONGEST = 21
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ class Label:
 
     text: str
     y: float
-    # None for the name of a rule.
-    series: int | None
+    series: int
     tip: tuple[float, float]
 
 
@@ -77,8 +76,8 @@ class Plot:
     labels: list[Label]
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
-    # Where horizontal rules are.
-    rules: list[float]
+    # Horizontal rules: where, and what is written above their start.
+    rules: list[tuple[float, str]]
 
 
 @dataclass(frozen=True)
@@ -107,13 +106,19 @@ def by_category(
     return _plot((title, x_title), across, ticks, series, [], rules)
 
 
-def by_cost(title: str, x_title: str, series: Sequence[Series], fronts: Sequence[Series] = ()) -> Plot:
+def by_cost(
+    title: str,
+    x_title: str,
+    series: Sequence[Series],
+    fronts: Sequence[Series] = (),
+    rules: Sequence[tuple[float, str]] = (),
+) -> Plot:
     """Plot percentages over a cost on a logarithmic scale, with the Pareto front of each of `fronts`' points."""
     costs = [point.x for each in series for point in each.points]
     low, high = min(costs) / 1.3, max(costs) * 1.3
     across = Scale(low, high, LEFT, WIDTH - RIGHT, log=True)
     ticks = [(across(value), f"{value:g}") for value in _decades(low, high)]
-    return _plot((title, x_title), across, ticks, series, [pareto(each.points) for each in fronts])
+    return _plot((title, x_title), across, ticks, series, [pareto(each.points) for each in fronts], rules)
 
 
 def pareto(points: Sequence[Point]) -> list[Point]:
@@ -151,9 +156,8 @@ def _plot(
         for each in series
         if (place := coloured.get(id(each))) is not None
     ]
-    ends += [Label(text, up(value), None, (WIDTH - RIGHT - 6, up(value))) for value, text in rules]
     told = [(up(value), f"{value:g}") for value in y_ticks]
-    return Plot(*titles, marks, lines, apart(ends), x_ticks, told, [up(value) for value, _ in rules])
+    return Plot(*titles, marks, lines, apart(ends), x_ticks, told, [(up(value), text) for value, text in rules])
 
 
 def _cut(name: str) -> str:

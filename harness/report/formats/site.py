@@ -73,8 +73,9 @@ class SiteFormat(Format):
 def _page(page: Page, leaf: Leaf, **values: Any) -> str:
     """Return the page of a model or a method, with the pictures that show it."""
     pictures = [each for each in page.pictures if leaf.name in (each.model, *each.methods)]
+    layers = [each for each in page.layers if each[0].model == leaf.name]
     nothing: dict[str, Any] = {"about": [], "standings": [], "models": {}, "places": []}
-    return page.rendered("leaf.html.j2", leaf=leaf, pictures=pictures, **nothing | values)
+    return page.rendered("leaf.html.j2", leaf=leaf, pictures=pictures, layers=layers, **nothing | values)
 
 
 def _of_model(page: Page, name: str) -> list[PlaceView]:

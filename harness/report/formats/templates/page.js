@@ -12,8 +12,15 @@ const inflate = async (id) => {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Response(stream).json();
 };
+const lines = (columns, count = Object.values(columns)[0]?.length ?? 0) =>
+  Array.from({ length: count }, (_, at) => Object.fromEntries(Object.entries(columns).map(([name, values]) => [name, values[at]])));
+const unpacked = ({ keys, columns, facts, operations }) => {
+  const told = lines(facts).map((each) => Object.entries(each).filter(([, text]) => text !== null));
+  const made = lines(columns).map((each, at) => [keys[at], { ...each, facts: told[at] }]);
+  return { records: Object.fromEntries(made), operations };
+};
 let opened;
-const records = () => (opened ??= inflate("data-records")); // only when one is asked for
+const records = () => (opened ??= inflate("data-records").then(unpacked)); // only when one is asked for
 
 const fixed = (value, digits) => (value === null ? "-" : value.toFixed(digits));
 const figure = (row) => fixed(row.top1, 2) + (row.sd === null ? "" : ` ± ${fixed(row.sd, 2)}`);
@@ -136,7 +143,7 @@ const tips = (rows) => {
 };
 
 (async () => {
-  const rows = await inflate("data-rows");
+  const rows = lines(await inflate("data-rows"));
   if (byId("advice")) recommender(rows.filter((row) => row.kind === "comparison" && row.top1 !== null && !row.meaningless));
   table(rows);
   tips(rows);

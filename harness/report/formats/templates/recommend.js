@@ -38,24 +38,31 @@ const paired = async (a, b) => {
 const minutes = (row) => (row.cost === null ? Infinity : row.cost / 60);
 const family = (model) => model.split("_")[0];
 
+const terms = (told) => element("dl", {},
+  ...told.flatMap(([term, ...words]) => [element("dt", { textContent: term }), element("dd", {}, ...words)]));
+
 const described = (row) => {
   const several = row.seeds > 1 ? `sd over ${row.seeds} seeds` : "one seed";
   const sure = row.se === null ? several : `${several}; standard error of one figure ${fixed(row.se, 2)} points`;
-  return element("p", {}, element("strong", { textContent: named(row) }), row.settings ? ` (${row.settings})` : "",
-    ` reached ${figure(row)} % top-1 (${sure}; ${row.data}): ${fixed(row.kept, 1)} % of FP32 kept. It took ${spent(row) || "an unknown time"}.`);
+  return [
+    ["use", element("strong", { textContent: named(row) }), row.settings ? ` (${row.settings})` : ""],
+    ["reached", element("strong", { textContent: `${figure(row)} %` }), ` top-1, ${fixed(row.kept, 1)} % of FP32 kept (${sure}; ${row.data})`],
+    ["cost", spent(row) || "unknown"],
+  ];
 };
 
 const spendings = (row) =>
   ["images", "steps"].filter((what) => row[what] !== null).map((what) => `${row[what]} ${what}`).join(", ");
 
-const versus = async (best, next, words) => {
-  if (!next) return "";
+const versus = async (best, next, term) => {
+  if (!next) return [];
   const p = await paired(best, next);
   const gap = `${best.top1 >= next.top1 ? "+" : ""}${(best.top1 - next.top1).toFixed(2)} points`;
-  const sure = p === null ? "not tested, no seed in common" : `${p <= 0.05 ? "beyond chance" : "within chance"}, p = ${p < 0.0001 ? "<0.0001" : p.toFixed(4)}`;
+  const sure = p === null ? "not tested, no seed in common" : `${p <= 0.05 ? "beyond chance" : "within chance"}, p ${p < 0.0001 ? "< 0.0001" : `= ${p.toFixed(4)}`}`;
   const unequal = ["images", "steps"].some((what) => best[what] !== null && next[what] !== null && best[what] !== next[what]);
   const cost = unequal ? ` Not at equal cost: ${spendings(best)} against ${spendings(next)}.` : "";
-  return element("li", { textContent: `${words} ${named(next)}${next.settings ? ` (${next.settings})` : ""}, ${figure(next)} %: ${gap}, ${sure}.${cost}` });
+  const told = `, ${sure}: ${named(next)}${next.settings ? ` (${next.settings})` : ""}, ${figure(next)} %.${cost}`;
+  return [[term, element("strong", { textContent: gap }), told]];
 };
 
 const recommender = (rows) => {
@@ -85,11 +92,11 @@ const recommender = (rows) => {
     const others = mayUse.filter((row) => here(row) && named(row) !== named(best));
     const oracle = real.checked ? null : allowed.find((row) => row.real_images && here(row));
     const command = (await records()).records[best.keys[0]].command;
-    const told = [await versus(best, others[0], "The next is"), await versus(best, oracle, "With real images:")];
+    const told = [...described(best), ...await versus(best, oracle, "against real images"), ...await versus(best, others[0], "against the next")];
     if (mine !== asked) return; // another choice was made meanwhile
     const link = element("a", { href: `#r=${best.keys[0]}`, textContent: "Its record" });
     const newer = rows.some((row) => row.method === best.method && row.backend === best.backend && compare(row.version, best.version) > 0);
-    byId("advised").replaceChildren(described(best), element("ul", {}, ...told), copied(command),
+    byId("advised").replaceChildren(terms(told), copied(command),
       element("p", { className: "soft" }, `The best of ${mayUse.length} rows that fit${newer ? "; measured with an earlier version" : ""}. `, link));
   };
   model.addEventListener("change", widths);
