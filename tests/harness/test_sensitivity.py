@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from tiny_models import WIDE, double, noise, tiny_swin, tiny_vit
 
 from harness.plan.mixed_bits import read_bits
+from harness.report.formats.charts import strips
+from harness.report.syntheses import LayerPart, LayerReport, layer_reports
 from harness.sensitivity.__main__ import main
 from harness.sensitivity.measure import (
     INPUT,
@@ -109,9 +112,41 @@ def test_the_command_prints_every_part_and_writes_the_file(tmp_path: Path, capsy
         "--backend",
         "minmax",
     ]
-    assert main([*words, "--suggest", "3", "--bits-out", str(target)]) == 0
+    assert main([*words, "--suggest", "3", "--bits-out", str(target), "--results", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "blocks.5.mlp.fc2 input" in printed.replace("\n", " ")
     assert read_bits(str(target)).layers
+    [report] = layer_reports([tmp_path])
+    assert (report.model, report.backend, report.images, report.count) == ("vit_digits", "minmax", "digits-train", 2)
+    assert (report.widths, len(report.parts)) == ([2, 4], 58)
+    [part] = [each for each in report.parts if each.layer == "blocks.5.mlp.fc2" and each.side == "input"]
+    assert part.values == 16640
+    assert f"{part.errors[1]:.2g}" in printed
     assert main([*words, "--images", str(tmp_path / "none.safetensors")]) == 2
     assert torch.is_grad_enabled()
+
+
+def test_what_is_no_layer_report_is_named_and_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part = {"layer": "head", "side": "weight", "values": 8, "errors": [0.1, None], "kl": [0.0, 0.2]}
+    sound = {"model": "m", "backend": "repq", "images": "i", "count": 1, "widths": [3, 4], "parts": [part]}
+    for name, content in (("a", sound), ("b", {**sound, "widths": [4]}), ("c", {**sound, "more": 1}), ("d", 7)):
+        (tmp_path / f"layers_{name}.json").write_text(json.dumps(content))
+    [report] = layer_reports([tmp_path])
+    assert report.parts[0].errors == [0.1, None]
+    assert [line.split(" is no ")[0][-13:] for line in capsys.readouterr().err.splitlines()] == [
+        f"layers_{name}.json" for name in "bcd"
+    ]
+
+
+def test_a_heat_strip_by_hand() -> None:
+    figures: dict[str, list[float | None]] = {"a.0.x": [1e-5, 1e-3], "a.0.y": [None, 1e-1], "head": [1e-4, 0.0]}
+    parts_ = [LayerPart(layer, WEIGHT, 1, two, two) for layer, two in figures.items()]
+    parts_.append(LayerPart("head", INPUT, 1, [1e-5, 1e-2], [1e-5, 1e-2]))
+    error, kl = strips(LayerReport("m", "repq", "i", 1, [8, 5], parts_))
+    assert (error.title, kl.rows) == ("Error of the layer's output, 5 bits", error.rows)
+    assert error.rows == [
+        (WEIGHT, [(0, "a.0.x weight: 0.001"), (8, "a.0.y weight: 0.1"), (0, "head weight: 0")]),
+        (INPUT, [None, None, (4, "head input: 0.01")]),
+    ]
+    assert error.ends == (1e-3, 1e-1)
+    assert error.names == [(0, "a.0")]  # "head" has no room over one cell

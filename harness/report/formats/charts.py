@@ -22,8 +22,8 @@ _FEWEST = 3
 _ASIDE = 0.07
 # The bits a heat strip is drawn for where they were tried, and the pixels of one of its cells and of a letter.
 _BITS, CELL, _LETTER = 4, 15, 6
-# Shades of a heat strip: two a power of ten, from this one on.
-SHADES, _FAINTEST = 9, 1e-5
+# Shades of a heat strip, and the fewest powers of ten they stand for together.
+SHADES, _LEAST_SPAN = 9, 1.0
 
 
 def headline(found: Sequence[Answer]) -> Plot:
@@ -145,6 +145,8 @@ class Strip:
     rows: list[tuple[str, list[tuple[int, str] | None]]]
     # Names over the columns: where each begins, and the name.
     names: list[tuple[int, str]]
+    # What the faintest and the darkest shade stand for; those between are even steps of the logarithm.
+    ends: tuple[float, float]
 
 
 def strips(report: LayerReport) -> list[Strip]:
@@ -160,17 +162,20 @@ def strips(report: LayerReport) -> list[Strip]:
 
 def _strip(title: str, report: LayerReport, values: Sequence[float | None]) -> Strip:
     layers = list(dict.fromkeys(part.layer for part in report.parts))
+    known = [value for value in values if value] or [1.0]
+    ends = min(known), max(known)
     rows: dict[str, list[tuple[int, str] | None]] = {}
     for part, value in zip(report.parts, values, strict=True):
         if value is not None:
             row = rows.setdefault(part.side, [None] * len(layers))
-            row[layers.index(part.layer)] = shade(value), f"{part.layer} {part.side}: {value:.2g}"
-    return Strip(title, list(rows.items()), _groups(layers))
+            row[layers.index(part.layer)] = shade(value, ends), f"{part.layer} {part.side}: {value:.2g}"
+    return Strip(title, list(rows.items()), _groups(layers), ends)
 
 
-def shade(value: float) -> int:
-    """Return the shade of a figure: half a power of ten each."""
-    return min(max(math.ceil(2 * math.log10(value / _FAINTEST)), 0), SHADES - 1) if value > 0 else 0
+def shade(value: float, ends: tuple[float, float]) -> int:
+    """Return the shade of a figure between two others, by their logarithms; 0 for none at all."""
+    span = max(math.log10(ends[1] / ends[0]), _LEAST_SPAN)
+    return round((SHADES - 1) * (1 - math.log10(ends[1] / value) / span)) if value > 0 else 0
 
 
 def _groups(layers: Sequence[str]) -> list[tuple[int, str]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from harness.report.formats import Format
 from harness.report.report import Report
 from harness.report.text_table import Grid, Word
+
+# Signs of markup; an underscore is none inside a word.
+_MARKUP = re.compile(r"[\\|*`\[\]~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 class MarkdownFormat(Format):
@@ -40,6 +44,5 @@ def _starred(word: Word) -> str:
 
 def _plain(text: str) -> str:
     """Escape what Markdown or HTML would take for markup, and keep a row on one line."""
-    for sign in "\\|*`[]":
-        text = text.replace(sign, f"\\{sign}")
+    text = _MARKUP.sub(r"\\\g<0>", text)
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness_kit import correct, make_record
+from harness_kit import ROOT, correct, make_record
 from rich.console import Console
 
 from harness.cli.run import ProgressView
 from harness.cli.watch import Watch
 from harness.execute.forecast import Expected
+from harness.leaderboard import main
 from harness.record.studies import Study
 from harness.report.formats.console import console as console_text
 from harness.report.formats.csv import _cell, grid_csv
@@ -124,6 +125,41 @@ def test_signs_of_latex_are_escaped_and_others_never_break_it() -> None:
     assert escape("50 %_&") == r"50 \%\_\&"
     assert escape("–ü\u200b") == "???"
     assert escape("a\\b") == r"a\textbackslash{}b"
+
+
+def rendered_tables(text: str) -> list[list[list[str]]]:
+    """Return tables as a Markdown renderer sees them, rows of cells' plain text; nothing else may be markup."""
+    library = pytest.importorskip("markdown_it", reason="no Markdown renderer here")
+    parser = library.MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    found: list[list[list[str]]] = []
+    for token in parser.parse(text):
+        if token.type == "table_open":
+            found.append([])
+        elif token.type == "tr_open":
+            found[-1].append([])
+        elif token.type == "inline":
+            kinds = {child.type for child in token.children}
+            assert kinds <= {"text", "text_special", "strong_open", "strong_close"}, (kinds, token.content)
+            if token.level > 3:
+                found[-1][-1].append("".join(child.content for child in token.children))
+        assert token.type not in ("html_block", "fence", "code_block", "blockquote_open", "hr")
+    return found
+
+
+def test_markdown_is_the_tables_it_was_made_of() -> None:
+    words = [SIGNS, HOSTILE, "<script>x</script>", "[a](b)", "![a](b)", "`c`", "&lt;", "**x**", "~~x~~", "#", "- x"]
+    body = [[Word(word, strong=True), Word("-1.5", mark="†"), Word("_x_")] for word in words]
+    grid = Grid(SIGNS, ["a|b", "<b>", "top-1"], body, [SIGNS, "<img src=x>"])
+    plain = [[" ".join(word.text.split()) + word.mark for word in row] for row in grid.printable().body]
+    assert rendered_tables(markdown([grid, grid])) == [[grid.header, *plain]] * 2
+
+
+def test_markdown_of_a_study_is_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(ROOT / "results" / "digits"), "--format", "md"]) == 0
+    [table] = rendered_tables(capsys.readouterr().out)
+    assert table[0][0] == "method + backend"
+    assert {len(row) for row in table} == {len(table[0])} != {0}
+    assert len(table) > 3
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")

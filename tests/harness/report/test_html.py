@@ -26,7 +26,7 @@ from harness.record.studies import Study
 from harness.report.formats.html import HtmlFormat
 from harness.report.report import Report
 from harness.report.statistics import paired
-from harness.report.syntheses import find_synthesis
+from harness.report.syntheses import LayerPart, LayerReport, find_synthesis
 
 HOSTILE = "<script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
 
@@ -52,6 +52,9 @@ def results(folder: Path) -> str:
         key, {"images": torch.zeros(1)}, {"losses": {"total": [3.0, 2.0, 1.0], "short": [1.0]}}
     )
     sheet = sheet_path(folder, "deit_t", "alpha", 0, key)
+    part = LayerPart(HOSTILE, HOSTILE, 1, [0.1], [0.2])
+    report = LayerReport("deit_t", HOSTILE, HOSTILE, 1, [4], [part])
+    (folder / "layers_x.json").write_bytes(msgspec.json.encode(report))
     sheet.parent.mkdir()
     Image.new("RGB", (2000, 100), "red").save(sheet)
     return str(folder)
@@ -116,7 +119,8 @@ def test_the_payload_holds_what_a_record_says(page: Path) -> None:
     place = records["keys"].index(rows["keys"][0][0])
     assert records["facts"]["commit"][place] == PROVENANCE["commit"]
     assert records["facts"]["command"][place].startswith("python -m harness.bench <script>")
-    assert records["columns"]["hits"][place] == make_record("", model="deit_t", hits=correct(100, 90)).correct_bits
+    bits = np.packbits(np.array(correct(100, 90), np.uint8)).tobytes()
+    assert records["columns"]["hits"][place] == base64.b64encode(bits).decode()
     assert records["operations"] == [[f"{HOSTILE}: uniform, 4 bits"]]
 
 
@@ -202,28 +206,42 @@ def test_records_open_lazily_and_by_link(tab: Any, page: Path) -> None:
     assert HOSTILE in tab.inner_text("#record-title")
 
 
-def test_the_recommender_says_what_the_statistics_say(tab: Any, tmp_path: Path) -> None:
+def test_five_questions_are_answered_by_the_recommender_as_the_statistics_say(tab: Any, tmp_path: Path) -> None:
+    """Which method, how far from real images, at what cost, is the lead over the second real, how is it run?"""
     hits = {(method, seed): correct(100, count, seed=seed + len(method)) for method, seed, count in (
-        ("first", 0, 95), ("first", 1, 91), ("second", 0, 88), ("second", 1, 86))}  # fmt: skip
+        ("first", 0, 95), ("first", 1, 91), ("second", 0, 88), ("second", 1, 86),
+        ("oracle", 0, 95), ("oracle", 1, 94))}  # fmt: skip
     for (method, seed), mine in hits.items():
         fields = make_fields("", model="deit_t", method=method, seed=seed, hits=mine, fp32=96.0)
         fields["config"]["method"] = {"images": 32, "iterations": 400 if method == "first" else 100}
+        if method == "oracle":
+            fields["cell"]["calibration"] = {"name": "train", "n": 32, "sha256": "d" * 64}
         put(tmp_path / "results", fields)
-    test = paired(
-        *({seed: np.array(hits[method, seed], np.int8) for seed in (0, 1)} for method in ("first", "second"))
-    )
+    mine = {
+        name: {seed: np.array(hits[name, seed], np.int8) for seed in (0, 1)} for name in ("first", "second", "oracle")
+    }
+    test, real = paired(mine["first"], mine["second"]), paired(mine["first"], mine["oracle"])
     assert test is not None
+    assert real is not None
     assert run_leaderboard(str(tmp_path / "results"), "--format", "html", "--out", str(tmp_path)).code == 0
     visit(tab, tmp_path / "index.html")
     until(tab, "document.querySelector('#advised code') !== null")
     told = tab.inner_text("#advised")
-    sure = "beyond chance" if test.p <= 0.05 else "within chance"
+    sure, near = ("beyond chance" if each.p <= 0.05 else "within chance" for each in (test, real))
+    assert f"against real images\n-1.50 points, {near}, p = {real.p:.4f}: oracle + minmax, 94.50" in told
+    assert "cost\n3 core-s" in told  # 1.5 s of each stage on one thread
     assert "use\nfirst + minmax\nreached\n93.00 ± 2.83 % top-1, 96.9 % of FP32 kept (sd over 2 seeds" in told
     assert (
         f"against the next\n+6.00 points, {sure}, p = {test.p:.4f}: second + minmax, 87.00 ± 1.41 %. "
         "Not at equal cost: 32 images, 400 steps against 32 images, 100 steps." in told
     )
     assert "python -m harness.bench --models deit_t --bits w4a4 --methods first --backends minmax --seeds 0,1" in told
+    tab.get_by_role("link", name="Its record").click()
+    until(tab, "document.getElementById('record').open")
+    assert "deit_t w4a4, first + minmax" in tab.inner_text("#record-title")
+    tab.keyboard.press("Escape")
+    tab.get_by_label("I have real images").check()
+    until(tab, "document.querySelector('#advised dd').textContent.startsWith('oracle + minmax')")
     tab.locator("#for-minutes").fill("0")
     until(tab, "document.getElementById('advised').textContent.startsWith('Nothing that was measured fits')")
 

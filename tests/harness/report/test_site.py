@@ -56,6 +56,8 @@ def test_a_hostile_name_is_text_and_names_no_file(site: Path) -> None:
 
 
 def test_a_method_s_page_says_where_it_stands_with_links_to_its_records(site: Path) -> None:
+    assert "Heat strip of deit_t" in (site / "models" / "deit_t.html").read_text()
+    assert "Heat strip" not in (site / "models" / "vit_s.html").read_text()
     text = " ".join((site / "methods" / "beta.html").read_text().split())
     assert "3 of 3" in text
     key = make_record("", model="deit_t", method="beta", hits=correct(100, 60)).key
