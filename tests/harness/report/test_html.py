@@ -217,10 +217,10 @@ def test_five_questions_are_answered_by_the_recommender_as_the_statistics_say(ta
         if method == "oracle":
             fields["cell"]["calibration"] = {"name": "train", "n": 32, "sha256": "d" * 64}
         put(tmp_path / "results", fields)
-    mine = {
+    both = {
         name: {seed: np.array(hits[name, seed], np.int8) for seed in (0, 1)} for name in ("first", "second", "oracle")
     }
-    test, real = paired(mine["first"], mine["second"]), paired(mine["first"], mine["oracle"])
+    test, real = paired(both["first"], both["second"]), paired(both["first"], both["oracle"])
     assert test is not None
     assert real is not None
     assert run_leaderboard(str(tmp_path / "results"), "--format", "html", "--out", str(tmp_path)).code == 0
