@@ -69,7 +69,7 @@ def load_strictly(model: nn.Module, name: str, path: Path, dropped: tuple[str, .
     misfits = _misfits(wanted, tensors)
     if misfits:
         raise UsageError(f"{path} is not a checkpoint of {name}: {'; '.join(misfits[:_READABLE])}.")
-    _require_numbers(path, tensors)
+    _require_numbers(path, wanted, tensors)
     model.load_state_dict(tensors, strict=True)
     return tuple(notes)
 
@@ -109,8 +109,24 @@ def _misfits(wanted: Tensors, found: Tensors) -> list[str]:
     return lacking + reshaped + strange
 
 
-def _require_numbers(path: Path, tensors: Tensors) -> None:
-    broken = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+def _require_numbers(path: Path, wanted: Tensors, found: Tensors) -> None:
+    """Raise UsageError unless tensors are plain ones, real where the model's are, and finite in the model's type."""
+    odd = [key for key, value in found.items() if not _is_plain(value, wanted[key])]
+    if odd:
+        raise UsageError(f"{path} holds no plain tensors of real numbers in {_first(odd)}.")
+    broken = [key for key, value in found.items() if not value.to(wanted[key].dtype).isfinite().all()]
     if broken:
-        more = f" and {len(broken) - _READABLE} more" if len(broken) > _READABLE else ""
-        raise UsageError(f"{path} holds NaN or infinity in {', '.join(broken[:_READABLE])}{more}.")
+        raise UsageError(f"{path} holds NaN or infinity in {_first(broken)}.")
+
+
+def _is_plain(value: Tensor, wanted: Tensor) -> bool:
+    """Whether a tensor has its values with it, and no conversion to the wanted one's type drops a part of them."""
+    import torch
+
+    real = value.is_floating_point() or not wanted.is_floating_point()
+    return real and value.layout is torch.strided and not value.is_meta
+
+
+def _first(keys: list[str]) -> str:
+    more = f" and {len(keys) - _READABLE} more" if len(keys) > _READABLE else ""
+    return f"{', '.join(keys[:_READABLE])}{more}"

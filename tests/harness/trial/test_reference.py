@@ -67,6 +67,38 @@ def test_weights_without_numbers_are_refused_by_name(tmp_path: Path, value: floa
         load_model(DIGITS, Weights(tmp_path / "broken.safetensors", "a" * 64))
 
 
+KEY = "blocks.1.mlp.fc1.bias"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda bias: bias.to(torch.complex64), "no plain tensors of real numbers in"),
+        (lambda bias: bias.to(torch.int8), "no plain tensors of real numbers in"),
+        (lambda bias: bias > 0, "no plain tensors of real numbers in"),
+        (lambda bias: bias.to_sparse(), "no plain tensors of real numbers in"),
+        (lambda bias: bias.to("meta"), "no plain tensors of real numbers in"),
+        (lambda bias: bias.double() + 1e300, "NaN or infinity in"),  # in the model's precision
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+def test_weights_that_loading_would_change_are_refused_by_name(
+    tmp_path: Path, change: Callable[[torch.Tensor], torch.Tensor], sentence: str
+) -> None:
+    tensors = load_file(EMBEDDED / "vit_digits.safetensors")
+    torch.save(tensors | {KEY: change(tensors[KEY])}, tmp_path / "odd.pth")
+    with pytest.raises(UsageError, match=rf"holds {sentence} blocks\.1\.mlp\.fc1\.bias\.$"):
+        load_model(DIGITS, Weights(tmp_path / "odd.pth", "a" * 64))
+
+
+def test_weights_of_eight_bits_with_a_point_are_those_they_stand_for(tmp_path: Path) -> None:
+    tensors = load_file(EMBEDDED / "vit_digits.safetensors")
+    short = tensors[KEY].to(torch.float8_e4m3fn)
+    torch.save(tensors | {KEY: short}, tmp_path / "short.pth")
+    model = load_model(DIGITS, Weights(tmp_path / "short.pth", "a" * 64))
+    assert torch.equal(model.get_parameter(KEY), short.float())
+
+
 class NoNumbers(MinMax):
     """Leaves a network whose last normalization multiplies by NaN."""
 
