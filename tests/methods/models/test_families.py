@@ -4,8 +4,10 @@ What multiplies is watched below all of torch's functions (`TorchDispatchMode`),
 were placed. Models have random weights. The smallest member of every family runs with `-m slow`; the table of
 `docs/models.md` is made of what such a run finds:
 
-    pytest tests/methods/models/test_families.py -m 'slow or not slow' --junitxml families.xml   # hours
+    pytest tests/methods/models/test_families.py -m 'slow or not slow' --junitxml families.xml
     PYTHONPATH=. python tests/methods/models/test_families.py docs/models.md families.xml
+
+The whole takes hours; with `-k '[volo_d1_224'` it is one model, whose row is filled in.
 """
 
 from __future__ import annotations
@@ -105,8 +107,9 @@ ENOUGH = 0.99
 """Share of the multiply-accumulates that depend on the image that must be of integers."""
 NOTED = ("integer", "minmax w8a8", "minmax w4a4", "best w8a8", "best w4a4", "file w8a8")
 """What the tests note, in the table's order."""
+NOT_RUN = "not run"
 _SAMPLE, _SLICES = 20_000, 4
-_TABLE = re.compile("(<!-- matrix -->\n).*?(<!-- matrix end -->)", re.S)
+_TABLE = re.compile("(?<=<!-- matrix -->\n).*?(?=<!-- matrix end -->)", re.S)
 
 Note: TypeAlias = Callable[[str, object], None]
 
@@ -383,15 +386,24 @@ def noted(files: Sequence[Path]) -> dict[str, dict[str, str]]:
     return found
 
 
+def standing(table: str) -> dict[str, dict[str, str]]:
+    """Return what a table of `main` says of each model."""
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
+    return {row[1]: dict(zip(NOTED, row[2:], strict=True)) for row in rows[2:]}
+
+
 def main(document: str, *files: str) -> None:
-    """Write the table of the models that runs have noted into a document, between its two comments."""
-    found, path = noted([Path(file) for file in files]), Path(document)
+    """Write what runs have noted into a document's table of models, whose other figures stand."""
+    path, new = Path(document), noted([Path(file) for file in files])
+    text = path.read_text()
+    old = standing(_TABLE.findall(text)[0])
     rows = [f"| family | model | {' | '.join(NOTED)} |", f"|{'---|' * (2 + len(NOTED))}"]
     for module, name in sorted(SMALLEST.items(), key=lambda item: families()[item[0]].name.lower()):
-        figures = " | ".join(found[name].get(what, "not run") for what in NOTED)
-        rows.append(f"| {families()[module].name} | {name} | {figures} |")
-    body = "\n".join(rows)
-    path.write_text(_TABLE.sub(rf"\g<1>{body}\n\g<2>", path.read_text()))
+        figures = dict.fromkeys(NOTED, NOT_RUN) | old.get(name, {}) | new[name]
+        if set(figures.values()) != {NOT_RUN}:
+            rows.append(f"| {families()[module].name} | {name} | {' | '.join(figures[what] for what in NOTED)} |")
+    body = "\n".join([*rows, "", f"{len(rows) - 2} of {len(SMALLEST)} families."])
+    path.write_text(_TABLE.sub(lambda _: f"{body}\n", text))
 
 
 if __name__ == "__main__":
