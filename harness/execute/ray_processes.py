@@ -3,7 +3,7 @@
 A raylet that dies would leave the driver waiting for ever: a thread looks every second and interrupts it, by a signal
 of its own, as commands in the background of a script ignore SIGINT. A driver that is killed leaves its Ray behind: a
 guardian, a process of its own session that runs this file, reads from a pipe that only the driver holds, and kills Ray
-when the pipe closes.
+when the pipe closes. It is there before Ray is, as Ray takes its time to start.
 """
 
 from __future__ import annotations
@@ -23,16 +23,26 @@ import psutil
 
 _LOOK_SECONDS = 1.0
 _LIST_SECONDS = 2.0
+_START_SECONDS = 0.5  # as long as Ray starts, its processes are new
+_LONGEST = 2**16
 
 
 class RayProcesses:
-    """The children that this process has got since `before`, guarded and watched until `close`."""
+    """The children that this process gets until `watch`: guarded from the first, watched from then, until `close`."""
 
-    def __init__(self, before: set[int]) -> None:
-        mine = [child for child in psutil.Process().children() if child.pid not in before]
+    def __init__(self) -> None:
         self.died = False
         self._closed = threading.Event()
-        self._guardian = _guardian([child.pid for child in mine])
+        self._before = children()
+        self._guardian = _guardian(os.getpid(), self._before)
+
+    def watch(self) -> None:
+        """Take the children there are for Ray's, and look after its raylet."""
+        others = self._before | {self._guardian.pid}
+        mine = [child for child in psutil.Process().children() if child.pid not in others]
+        if self._guardian.stdin is not None:
+            self._guardian.stdin.write(" ".join(str(child.pid) for child in mine).encode() + b"\n")
+            self._guardian.stdin.flush()
         if threading.current_thread() is not threading.main_thread():
             return  # no signal would reach it
         for number in (signal.SIGUSR1, signal.SIGTERM):  # at the latter Ray would print its own stack and abort
@@ -71,23 +81,30 @@ def _alive(process: psutil.Process) -> bool:
         return False
 
 
-def _guardian(pids: list[int]) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-I", __file__, *map(str, pids)]
+def _guardian(driver: int, before: set[int]) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-I", __file__, str(driver), *map(str, before)]
     nothing = subprocess.DEVNULL
     return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, start_new_session=True)
 
 
-def _guard(pids: list[int]) -> None:
-    """Wait for the end of the driver, then kill the processes and all they have started.
+def _guard(driver: int, before: set[int]) -> None:
+    """Wait for the end of the driver, then kill the processes it has named, or all it has started since it had those
+    of `before`, and all that these have started.
 
     What they have started is noted again and again: a raylet may be gone before its agents can be asked for.
     """
-    parents = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+    named: list[psutil.Process] | None = None
     family: set[psutil.Process] = set()
-    driver_ended = False
-    while not driver_ended:
+    while True:
+        parents = _since(driver, before) if named is None else named
         family = {*parents, *(child for child in family if _alive(child)), *chain(*map(_below, parents))}
-        driver_ended = bool(select.select([sys.stdin], [], [], _LIST_SECONDS)[0])
+        if not select.select([sys.stdin], [], [], _START_SECONDS if named is None else _LIST_SECONDS)[0]:
+            continue
+        told = os.read(sys.stdin.fileno(), _LONGEST)
+        if not told:
+            break
+        named = [psutil.Process(pid) for pid in map(int, told.split()) if psutil.pid_exists(pid)]
+        family = set()
     for process in _still(family):
         with suppress(psutil.NoSuchProcess):
             process.kill()
@@ -105,6 +122,15 @@ def _still(family: set[psutil.Process]) -> set[psutil.Process]:
     return found
 
 
+def _since(driver: int, before: set[int]) -> list[psutil.Process]:
+    """Return the children of the driver but for those of before, and this process."""
+    others = before | {os.getpid()}
+    try:
+        return [child for child in psutil.Process(driver).children() if child.pid not in others]
+    except psutil.NoSuchProcess:
+        return []
+
+
 def _below(process: psutil.Process) -> list[psutil.Process]:
     try:
         found: list[psutil.Process] = process.children(recursive=True)
@@ -114,4 +140,4 @@ def _below(process: psutil.Process) -> list[psutil.Process]:
 
 
 if __name__ == "__main__":
-    _guard([int(word) for word in sys.argv[1:]])
+    _guard(int(sys.argv[1]), {int(word) for word in sys.argv[2:]})

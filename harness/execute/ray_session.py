@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from harness.execute.ray_processes import RayProcesses, children
+from harness.execute.ray_processes import RayProcesses
 from harness.execute.resources import Resources, host_and_port
 from harness.inputs.plugins import plugin_modules
 from harness.plan.jobs import RunSettings
@@ -71,10 +71,10 @@ def session(resources: Resources, **pretended: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    before = children()
-    _begin(resources.address, pretended)
-    processes = RayProcesses(before)
+    processes = RayProcesses()
     try:
+        _begin(resources.address, pretended)
+        processes.watch()
         _require_room(resources)
         with _unless_ended(processes):
             yield

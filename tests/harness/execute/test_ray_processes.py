@@ -23,12 +23,13 @@ from methods.errors import UsageError
 DRIVER = """
 import signal, subprocess, sys, time
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
-from harness.execute.ray_processes import RayProcesses, children
-before = children()
+from harness.execute.ray_processes import RayProcesses
+mine = RayProcesses()
+time.sleep(1)  # the guardian starts
 # a child that is called as Ray's is, and has a child of its own
 raylet = subprocess.Popen(["bash", "-c", f"sleep 20 & exec -a raylet {sys.argv[1]} 600"], start_new_session=True)
-time.sleep(0.5)
-mine = RayProcesses(before)
+if "starts" not in sys.argv:
+    mine.watch()
 print(raylet.pid, flush=True)
 try:
     time.sleep(60)
@@ -40,7 +41,7 @@ finally:
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
+def started(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[str], psutil.Process]]:
     """Start a driver in the background of a script, where SIGINT is ignored; yields it and its raylet.
 
     SIGHUP is not, whatever the tests themselves were started by (nohup ignores it).
@@ -48,7 +49,7 @@ def started(folder: Path) -> Iterator[tuple[subprocess.Popen[str], psutil.Proces
     raylet = folder / "raylet"
     raylet.symlink_to("/bin/sleep")
     with subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(raylet)],
+        [sys.executable, "-c", DRIVER, str(raylet), *words],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -72,6 +73,16 @@ def test_ray_does_not_outlive_a_driver_that_is_killed(tmp_path: Path, number: si
         ended = driver.wait(5)
         assert gone(family, 5)
         assert ended == (0 if number is signal.SIGTERM else -number), "SIGTERM interrupts, as Ctrl-C does"
+
+
+def test_ray_does_not_outlive_a_driver_that_is_killed_while_ray_starts(tmp_path: Path) -> None:
+    with started(tmp_path, "starts") as (driver, raylet):
+        time.sleep(2)  # the guardian looks
+        family = [raylet, *raylet.children(recursive=True)]
+        driver.kill()
+        driver.wait(5)
+        assert len(family) == 2
+        assert gone(family, 5)
 
 
 def test_a_raylet_that_dies_interrupts_the_driver(tmp_path: Path) -> None:
