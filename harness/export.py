@@ -160,12 +160,13 @@ def _differences(job: CellJob, record: Finished) -> str:
 def exported(
     job: CellJob, settings: RunSettings, images: Tensor, name: str, uniform: bool, folder: Path
 ) -> tuple[Path, Deployed]:
-    """Write the file of a recorded cell, quantized on its images [n, C, H, W], and return where it is and what it
-    does, which the record keeps as well.
+    """Write the file of a recorded cell, quantized on its images [n, C, H, W], under a name no other cell's has, and
+    return where it is and what it does, which the record keeps as well.
 
     Raises UsageError for quantizers the format cannot say.
     """
     from harness.deploy.measure import checked
+    from harness.record.cache import telling_name
     from harness.record.files import write_atomically
     from harness.trial.cell import quantized_model
     from methods.contracts import silent
@@ -175,7 +176,9 @@ def exported(
     if uniform:
         model = with_uniform_grids(model, images)
     content = FORMATS[name].encode(model, images[:1], about(job))
-    path = folder / f"{job.cell.model}-{job.cell.backend}-{job.cell.bits}.{FORMATS[name].suffix}"
+    cell = job.cell
+    said = telling_name(cell.model, cell.method, cell.backend, str(cell.bits), f"seed{cell.seed}", job.key)
+    path = folder / f"{said}.{FORMATS[name].suffix}"
     write_atomically(path, content)
     found = replace(checked(job, FORMATS[name], content, model, images[:1]), uniform=uniform)
     _keep(job, settings, name, found)

@@ -78,8 +78,13 @@ class Cache:
 
 def sheet_path(results: Path, model: str, method: str, seed: int, key: str) -> Path:
     """Return where the contact sheet of a synthesis lies, under a name that says whose it is; key: its own."""
-    words = re.sub(r"[^\w.-]+", "_", f"{model[:80]}-{method[:40]}-seed{seed}")
-    return results / "images" / f"{words}-{key[:12]}.png"
+    return results / "images" / f"{telling_name(model, method, f'seed{seed}', key)}.png"
+
+
+def telling_name(*words: str) -> str:
+    """Return a file's name that says whose it is, by words and, last, a key; whatever a path could mean is `_`."""
+    *said, key = words
+    return re.sub(r"[^\w.-]+", "_", "-".join([*(word[:80] for word in said), key[:12]]))
 
 
 def checksum(tensors: dict[str, Tensor], described: str = "") -> str:

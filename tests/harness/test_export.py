@@ -43,7 +43,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_onnx_file_is_run_and_timed(tmp_path: Path, quick: None, model: str) -> None:
     onnx, _ = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     assert run_export(tmp_path, "--model", model).code == 0
-    path = tmp_path / "out" / f"{model}-minmax-w8a8.onnx"
+    [path] = (tmp_path / "out").glob(f"{model}-*-minmax-w8a8-seed0-*.onnx")
     found = deployed(tmp_path)["onnx"]
     assert found["bytes"] == path.stat().st_size < 0.5 * found["fp32_bytes"]
     ran = found["runtimes"]["onnxruntime"]
@@ -60,7 +60,8 @@ def test_a_safetensors_file_answers_bit_for_bit(tmp_path: Path) -> None:
     assert run_export(tmp_path, "--format", "safetensors", "--bits", "w4a4", "--backend", "repq").code == 0
     ran = deployed(tmp_path)["safetensors"]["runtimes"]["torch"]
     assert (ran["agreement"], ran["largest_difference"]) == (100.0, 0.0)
-    loaded: Any = dfq.load(tmp_path / "out" / "vit_digits-repq-w4a4.safetensors")
+    [path] = (tmp_path / "out").glob("vit_digits-*-repq-w4a4-seed0-*.safetensors")
+    loaded: Any = dfq.load(path)
     assert loaded.num_classes == 10
 
 
@@ -93,7 +94,7 @@ def test_a_record_is_exported_by_the_start_of_its_key(tmp_path: Path) -> None:
         found = deployed(tmp_path, record.key)["safetensors"]
         assert isinstance(record, Finished)
         assert found["simulated_top1"] == record.metrics.top1
-        assert (tmp_path / "out" / f"vit_digits-minmax-{record.cell.bits}.safetensors").exists()
+        assert len(list((tmp_path / "out").glob(f"*-noise-minmax-*-seed0-{record.key[:12]}.safetensors"))) == 1
 
 
 def mixed(folder: Path) -> Path:
