@@ -27,6 +27,7 @@ def quantized_program(model: nn.Module, image: Tensor) -> ExportedProgram:
 def traced(model: nn.Module, images: Tensor) -> ExportedProgram:
     """Return the program of a model on the CPU for images [n, C, H, W] of any number n."""
     with torch.no_grad():
+        model(images)  # some families keep what they compute first (timm's `attention_bias_cache`); export may not
         return export(model, (images,), dynamic_shapes=({0: Dim("batch")},))
 
 

@@ -1,4 +1,4 @@
-"""How long a console table of many records takes: `python tests/harness/board_benchmark.py [COUNT ...]`.
+"""How long a console table of many records takes: `python tests/harness/report/board_benchmark.py [COUNT ...]`.
 
 Prints, for 1,000 and 20,000 records (or the counts given), the median of three runs of
 `python -m harness.leaderboard` in a process of its own: wall-clock and processor seconds, start to table.
