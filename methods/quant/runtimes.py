@@ -31,15 +31,23 @@ def onnx_runtime(content: bytes, threads: int, batch: int | None = None) -> Run:
     """Open a file with ONNX Runtime; batch is not asked for, it takes any.
 
     Where a processor has no products of u8 and s8 that cannot overflow (no VNNI), ONNX Runtime saturates them in
-    16 bits; the option `session.x64quantprecision` has it compute with u8 weights instead, exactly.
+    16 bits; the option `session.x64quantprecision` has it compute with u8 weights instead, exactly. Version 1.32 makes
+    those twice of a weight that two operations share, and refuses the model (LowFormer): it is then opened without.
     """
     import onnxruntime
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    def opened(exact: str) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 4  # what fails is raised as well
+        options.add_session_config_entry("session.x64quantprecision", exact)
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    try:
+        session = opened("1")
+    except Fail:
+        session = opened("0")
     name = session.get_inputs()[0].name
 
     def run(images: Images) -> Images:
