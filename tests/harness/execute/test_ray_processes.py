@@ -21,13 +21,15 @@ from harness.execute.resources import host_and_port
 from methods.errors import UsageError
 
 DRIVER = """
-import signal, subprocess, sys, time
+import psutil, signal, subprocess, sys, time
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from harness.execute.ray_processes import RayProcesses
 mine = RayProcesses()
 time.sleep(1)  # the guardian starts
 # a child that is called as Ray's is, and has a child of its own
 raylet = subprocess.Popen(["bash", "-c", f"sleep 20 & exec -a raylet {sys.argv[1]} 600"], start_new_session=True)
+while psutil.Process(raylet.pid).name() != "raylet":  # Ray too returns when its raylet is there
+    time.sleep(0.01)
 if "starts" not in sys.argv:
     mine.watch()
 print(raylet.pid, flush=True)
