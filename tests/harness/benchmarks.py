@@ -1,11 +1,14 @@
-"""How an evaluation streams: `python tests/harness/trial/streaming_benchmark.py FOLDER [MODEL [THREADS]]`.
+"""How fast the harness is: `python tests/harness/benchmarks.py streaming FOLDER [MODEL [THREADS]]`, or `tables`.
 
-Repeats the JPEGs of a folder of class folders (named by WordNet id), each with a comment of its own, until a tar file
-has 5,000 of them. Prints images per second, and processor time, of `harness.trial.evaluate` beside those of the loop
-of timm's `validate.py` (its loader with as many worker processes as there are cores, loss and accuracies) on the same
-model (`deit_t`), batch size, threads and images, in turns, the first of which does not count; and the peak memory of
-an evaluation of all images beside that of one of 500, each in a process of its own. Weights come from DFQ_WEIGHTS,
-else they are random: they take the same time.
+`streaming`: repeats the JPEGs of a folder of class folders (named by WordNet id), each with a comment of its own,
+until a tar file has 5,000 of them. Prints images per second, and processor time, of `harness.trial.evaluate` beside
+those of the loop of timm's `validate.py` (its loader with as many worker processes as there are cores, loss and
+accuracies) on the same model (`deit_t`), batch size, threads and images, in turns, the first of which does not count;
+and the peak memory of an evaluation of all images beside that of one of 500, each in a process of its own. Weights
+come from DFQ_WEIGHTS, else they are random: they take the same time.
+
+`tables`: prints, for 1,000 and 20,000 records (or the counts given), the median of three runs of
+`python -m harness.leaderboard` in a process of its own: wall-clock and processor seconds, start to table.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import io
 import itertools
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -23,9 +27,10 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[3]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
+from harness_kit import many_records, python
 from timm.data import create_dataset, create_loader
 from timm.utils import AverageMeter, accuracy
 from torch import nn
@@ -119,11 +124,11 @@ def took(evaluate: Callable[[Path, str], float], tar: Path, name: str) -> tuple[
 
 def peak(tar: Path, name: str, threads: int) -> float:
     """Return the peak in MiB of an evaluation in a process of its own."""
-    words = [sys.executable, __file__, str(tar), name, str(threads)]
+    words = [sys.executable, __file__, "streaming", str(tar), name, str(threads)]
     return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
 
-def main(words: list[str]) -> None:
+def streaming(words: list[str]) -> None:
     """Print the two lines, or as a child the peak of the one tar file given."""
     place, name, threads = (words + ["deit_t", "2"][len(words) - 1 :])[:3]
     torch.set_num_threads(int(threads))
@@ -139,5 +144,25 @@ def main(words: list[str]) -> None:
         print(f"peak memory: {few:.0f} MiB for {_FEW} images, {many:.0f} MiB for {_MANY}; {many - few:+.0f} MiB")
 
 
+def table(folder: Path) -> tuple[float, float]:
+    """Return wall-clock and processor seconds of a console table; raises RuntimeError when it fails."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = python("-m", "harness.leaderboard", str(folder))
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.code != 0:
+        raise RuntimeError(done.err)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def tables(words: list[str]) -> None:
+    """Print a line per count of records."""
+    for count in [int(word) for word in words] or [1000, 20_000]:
+        with tempfile.TemporaryDirectory() as place:
+            many_records(Path(place) / "results", count)
+            runs = [table(Path(place) / "results") for _ in range(_ROUNDS)]
+        wall, processor = (statistics.median(column) for column in zip(*runs, strict=True))
+        print(f"{count:6d} records: {wall:.2f} s wall, {processor:.2f} s processor (median of {_ROUNDS})")
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    {"streaming": streaming, "tables": tables}[sys.argv[1]](sys.argv[2:])
