@@ -12,11 +12,14 @@ from typing import Any
 from harness.report.measurements import COLUMNS, IDENTITY, Measurement
 from methods.errors import UsageError, unknown_name
 
+CLASSIFIER, BACKBONE = "classifier", "backbone"
+
 
 @dataclass(frozen=True)
 class Metric:
     """A field of measurements as a table shows it. `tested`: the paired test of correctness speaks of it; `fp32`: the
-    field of the same figure of the floating-point model, empty where that has none."""
+    field of the same figure of the floating-point model, empty where that has none; `of`: the kind of model that alone
+    has it, a `classifier` or a `backbone`; `labels`: whether images need them for it."""
 
     field: str
     title: str
@@ -24,18 +27,20 @@ class Metric:
     higher: bool = True
     tested: bool = False
     fp32: str = ""
+    of: str = ""
+    labels: bool = False
 
 
 METRICS = {
     metric.field: metric
     for metric in (
-        Metric("top1", "Top-1, %", tested=True, fp32="fp32_top1"),
-        Metric("top5", "Top-5, %"),
-        Metric("retention", "Top-1 kept of FP32, %", tested=True),
-        Metric("agreement", "Top-1 agreement with FP32, %"),
-        Metric("kl", "KL divergence from FP32, nats", digits=4, higher=False),
-        Metric("cosine", "Cosine of features with FP32", digits=4),
-        Metric("knn", "Top-1 of the nearest neighbour, %", fp32="fp32_knn"),
+        Metric("top1", "Top-1, %", tested=True, fp32="fp32_top1", of=CLASSIFIER, labels=True),
+        Metric("top5", "Top-5, %", of=CLASSIFIER, labels=True),
+        Metric("retention", "Top-1 kept of FP32, %", tested=True, of=CLASSIFIER, labels=True),
+        Metric("agreement", "Top-1 agreement with FP32, %", of=CLASSIFIER),
+        Metric("kl", "KL divergence from FP32, nats", digits=4, higher=False, of=CLASSIFIER),
+        Metric("cosine", "Cosine of features with FP32", digits=4, of=BACKBONE),
+        Metric("knn", "Top-1 of the nearest neighbour, %", fp32="fp32_knn", of=BACKBONE, labels=True),
         Metric("seconds", "Synthesis + quantization, s", digits=1, higher=False),
         Metric("synthesize_seconds", "Synthesis, s", digits=1, higher=False),
         Metric("quantize_seconds", "Quantization, s", digits=1, higher=False),

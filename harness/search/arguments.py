@@ -30,7 +30,7 @@ from harness.inputs.zoo import FEATURES, ModelEntry
 from harness.plan.jobs import Request
 from harness.plan.settings import changed_settings, defaults
 from harness.record.records import load_records
-from harness.report.layout import find_metric
+from harness.report.layout import BACKBONE, CLASSIFIER, find_metric
 from harness.search.measure import SearchRun, plan_of
 from harness.search.proposals import check_search
 from harness.search.search import Search, find_samples
@@ -131,8 +131,6 @@ def _described(
 
 PROCEDURAL = "procedural"
 _NAMED = {PROCEDURAL: SEARCH_LEAVES, DIGITS: DIGITS, DIGITS_TRAIN: DIGITS_TRAIN}
-LABELLED = {"top1", "top5", "retention", "knn"}
-_CLASSIFIERS, _BACKBONES = {"top1", "top5", "retention", "agreement", "kl"}, {"cosine", "knn"}
 _RUNGS = 4
 
 
@@ -141,12 +139,11 @@ def search_source(where: str | None, limit: int | None, entry: ModelEntry, metri
 
     Raises UsageError when they have no labels and a metric needs them, and for a metric that the model has not.
     """
-    kind, others, own = "classifier", _BACKBONES, "agreement or kl"
-    if entry.task == FEATURES:
-        kind, others, own = "backbone", _CLASSIFIERS, "cosine"
-    for strange in sorted(others & set(metrics)):
-        raise UsageError(f"{entry.name} is a {kind}, which has no {strange}; search by {own}.")
-    labelled = sorted(LABELLED & set(metrics))
+    kind, own = (BACKBONE, "cosine") if entry.task == FEATURES else (CLASSIFIER, "agreement or kl")
+    for name in metrics:
+        if find_metric(name).of not in ("", kind):
+            raise UsageError(f"{entry.name} is a {kind}, which has no {name}; search by {own}.")
+    labelled = [name for name in metrics if find_metric(name).labels]
     if where is None:
         if labelled and entry.task != DIGITS:
             raise UsageError(f"A search by {labelled[0]} needs labelled images of its own: give --search-data DIR.")
