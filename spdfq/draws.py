@@ -19,6 +19,8 @@ from spdfq.config import SPDFQConfig
 from spdfq.msr import Region
 from spdfq.soft_labels import hard_labels
 
+_COLOUR = 0.3  # standard deviation of a channel's own noise, that of the common one being 1
+
 
 def draw_regions(config: SPDFQConfig, context: SynthesisContext) -> list[Region]:
     """Draw the regions of all images, none without MSR; as many per image as there are other classes."""
@@ -64,9 +66,6 @@ def priors_of(
     if context.real_images is None:
         raise UsageError("spdfq.prior_law=real needs real calibration images (--calib-data DIR).")
     return measured_priors(model, sites, context.real_images(config.images).to(context.device))
-
-
-_COLOUR = 0.3  # standard deviation of a channel's own noise, that of the common one being 1
 
 
 def white_noise(count: int, space: ImageSpace, generator: torch.Generator) -> Tensor:

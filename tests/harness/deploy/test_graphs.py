@@ -205,3 +205,27 @@ def test_a_plain_model_stays_in_floating_point() -> None:
     found = onnx.load_from_string(onnx_file.encoded(traced(model, images()), {}))
     assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in found.graph.node}
     assert torch.allclose(logits(found, 3), model(images()[:3]), atol=1e-4)
+
+
+class Remembering(nn.Module):
+    """Keeps what it computes first, as timm's LeViT and TinyViT keep their attention biases, and forgets at `eval`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.arange(4.0))
+        self.kept: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> Remembering:
+        self.kept = {}
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if "cpu" not in self.kept:
+            self.kept["cpu"] = self.table[[3, 2, 1, 0]]
+        return x + self.kept["cpu"]
+
+
+def test_what_a_model_keeps_is_there_before_it_is_traced() -> None:
+    """Else torch warns of tensors assigned during export, and warnings are errors here."""
+    found = traced(Remembering().eval(), torch.zeros(2, 4)).module()(torch.ones(3, 4))
+    assert found.tolist() == [[4.0, 3.0, 2.0, 1.0]] * 3
