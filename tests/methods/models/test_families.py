@@ -109,6 +109,7 @@ NOTED = ("integer", "minmax w8a8", "minmax w4a4", "best w8a8", "best w4a4", "fil
 """What the tests note, in the table's order."""
 NOT_RUN = "not run"
 _SAMPLE, _SLICES = 20_000, 4
+_PLACES = tuple(enumerate(NOTED, start=2))
 _TABLE = re.compile("(?<=<!-- matrix -->\n).*?(?=<!-- matrix end -->)", re.S)
 
 Note: TypeAlias = Callable[[str, object], None]
@@ -402,7 +403,10 @@ def main(document: str, *files: str) -> None:
         figures = dict.fromkeys(NOTED, NOT_RUN) | old.get(name, {}) | new[name]
         if set(figures.values()) != {NOT_RUN}:
             rows.append(f"| {families()[module].name} | {name} | {' | '.join(figures[what] for what in NOTED)} |")
-    body = "\n".join([*rows, "", f"{len(rows) - 2} of {len(SMALLEST)} families."])
+    counts = ", ".join(
+        f"{what} {sum(NOT_RUN not in row.split(' | ')[at] for row in rows[2:])}" for at, what in _PLACES
+    )
+    body = "\n".join([*rows, "", f"Run, of {len(SMALLEST)} families: {counts}."])
     path.write_text(_TABLE.sub(lambda _: f"{body}\n", text))
 
 
