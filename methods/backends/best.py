@@ -1,13 +1,13 @@
 """`best`: the strongest data-free combination found here, frozen: `blockwise` with parts of its peers.
 
-Residual streams are turned so that no channel stands out (`methods.models.rotate`); then RepQ-ViT's reparameterized
-quantizers, AdaLog's logarithmic grid behind GELU, this project's logarithm for the softmax output, whose last code is
-the mean of the tail, ERQ's regression and rounding, and a little block-wise learning, both on seven mild crops of
-every image beside it. Units learn what the floating-point unit makes of their own input: making up for the errors of
-earlier units, as SPDFQ does, fits the calibration images too closely. Activations stay per tensor. Chosen by the KL
-divergence from the floating-point model on 256 training images of ImageNet, with DeiT-T at W4A4 and 8 images of
-SPDFQ, of PSAQ-ViT and real ones, none of which any table reports on; `results/README.md` has its ablation and what
-did not help.
+Residual streams are turned so that no channel stands out, and so are the heads (`methods.models.rotate`); then
+RepQ-ViT's reparameterized quantizers with weights clipped where few bits err least, AdaLog's logarithmic grid behind
+GELU, this project's logarithm for the softmax output, whose last code is the mean of the tail, ERQ's regression and
+rounding, and block-wise learning towards GLF-Q's feature loss, on mild crops of every image beside it. Units learn
+what the floating-point unit makes of their own input: making up for the errors of earlier units, as SPDFQ does, fits
+the calibration images too closely. Activations stay per tensor. Chosen by the KL divergence from the floating-point
+model on 384 training images of ImageNet, with DeiT-T at W3A3 and 32 images each of SPDFQ and PSAQ-ViT of a seed that
+no table reports; `results/ablation_best` has what each part does and what did not help.
 """
 
 from __future__ import annotations
@@ -23,19 +23,22 @@ class BestConfig(BlockwiseConfig):
 
     init: str = "erq"
     attention: str = "tail_log"
+    weights: str = "clipped"
     gelu: str = "shifted_log"
     rotate: bool = True
+    rotate_heads: bool = True
     views: int = 7
-    iterations: int = 50
+    iterations: int = 100
     batch: int = 16
     target: str = "unit"
+    objective: str = "feature"
 
 
 class Best(Blockwise):
-    """Turned streams, ERQ's start, logarithmic grids behind GELU and softmax, a little block-wise learning."""
+    """Turned streams and heads, ERQ's start, logarithmic grids behind GELU and softmax, learning by the feature loss."""
 
     name = "best"
-    version = 4
-    paper = "this project's combination of RepQ-ViT, ERQ, AdaLog and SPDFQ"
+    version = 5
+    paper = "this project's combination of RepQ-ViT, ERQ, AdaLog, GLF-Q and SPDFQ"
     config_class = BestConfig
     inferred = "the combination"

@@ -32,7 +32,12 @@ from methods.quant.layers import QuantizedLayer
 from methods.quant.learning.reconstruct import reconstruct
 from methods.quant.learning.settings import Learning, check_choices
 from methods.quant.quantizers.logarithmic import Log2Quantizer, LogSqrt2Quantizer
-from methods.quant.quantizers.ranges import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, PercentileRange
+from methods.quant.quantizers.ranges import (
+    ACTIVATION_PERCENTILES,
+    CLIPPING_PERCENTILES,
+    WEIGHT_PERCENTILES,
+    PercentileRange,
+)
 from methods.quant.quantizers.shift_uniform_log2 import ShiftUniformLog2Quantizer
 from methods.quant.quantizers.shifted_log import ShiftedLogQuantizer
 from methods.quant.quantizers.tail_log import TailLogQuantizer
@@ -59,6 +64,10 @@ ACTIVATED: dict[str, Maker | None] = {
         ShiftedLogQuantizer(bits, SEARCH) if bits <= _LOG_BITS else UniformQuantizer(bits, SEARCH)
     ),
 }
+WEIGHTS: dict[str, Maker | None] = {
+    "own": None,
+    "clipped": lambda bits: UniformQuantizer(bits, PercentileRange(CLIPPING_PERCENTILES), axis=0),
+}
 _LOG_BITS = 6  # with more, a uniform grid behind a GELU errs less than powers of 2^(1/4)
 _REACH = 0.49
 _FAR_PASSES = 7
@@ -78,6 +87,9 @@ class BlockwiseConfig(Learning):
     attention: str = "log2"
     """The softmax output's grid: `log2` (SPDFQ), `log_sqrt2` (RepQ-ViT, ERQ; one value more than its bits hold),
     `log_sqrt2_strict` (without that one), `shift_uniform_log2` (I&S-ViT), `tail_log` (this project) or `uniform`."""
+    weights: str = "own"
+    """Ranges of weights: the percentiles that what learning starts from has of its `own` (RepQ-ViT's and ERQ's clip
+    next to nothing), or `clipped`, percentiles from 90 % on, of which the one of least squared error is taken."""
     gelu: str = "uniform"
     """The grid of what a GELU puts out, `uniform` or `shifted_log` (AdaLog; up to six bits)."""
     rotate: bool = False
@@ -93,14 +105,18 @@ class BlockwiseConfig(Learning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choices(self, {"init": INITS, "attention": ATTENTIONS, "gelu": ACTIVATED})
+        check_choices(self, {"init": INITS, "attention": ATTENTIONS, "gelu": ACTIVATED, "weights": WEIGHTS})
         if self.views < 0:
             raise UsageError("views must be at least 0.")
 
     def grids(self, recipe: Recipe) -> Recipe:
         """Return the recipe with the grids chosen here."""
         return replace(
-            recipe, attention=ATTENTIONS[self.attention], activated=ACTIVATED[self.gelu], per_head=self.per_head
+            recipe,
+            weights=WEIGHTS[self.weights] or recipe.weights,
+            attention=ATTENTIONS[self.attention],
+            activated=ACTIVATED[self.gelu],
+            per_head=self.per_head,
         )
 
 

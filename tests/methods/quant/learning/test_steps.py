@@ -195,8 +195,8 @@ def test_regression_and_learning_see_the_views() -> None:
 
 
 def test_estimate_counts_views() -> None:
-    assert Best().image_passes(BestConfig(), 8) == 8 + 64 + 50 * 16
-    assert Best().image_passes(BestConfig(batch=0), 8) == 8 + 64 + 50 * 64
+    assert Best().image_passes(BestConfig(), 8) == 8 + 64 + 7 * 100 * 16
+    assert Best().image_passes(BestConfig(batch=0), 8) == 8 + 64 + 7 * 100 * 64
     assert Blockwise().image_passes(BlockwiseConfig(), 8) == 8 + 100 * 8
     assert Blockwise().image_passes(BlockwiseConfig(init="erq"), 8) == 16 + 100 * 8
 
