@@ -35,7 +35,7 @@ class BestConfig(BlockwiseConfig):
 
 
 class Best(Blockwise):
-    """Turned streams and heads, ERQ's start, logarithmic grids behind GELU and softmax, learning by the feature loss."""
+    """Turned streams and heads, ERQ's start, logarithmic grids behind GELU and softmax, GLF-Q's feature loss."""
 
     name = "best"
     version = 5
