@@ -37,6 +37,7 @@ def run_job(job: Job, settings: RunSettings, report: StageReport) -> str | None:
     catalog.load(settings.plugins)
     _freeze_libraries()
     torch.set_num_threads(settings.threads)
+    torch.backends.cudnn.allow_tf32 = False  # by default convolutions, and so patch embeddings, keep ten bits on GPUs
     try:
         run_stages(job, settings, report)
     except UsageError:

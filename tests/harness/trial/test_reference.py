@@ -113,6 +113,7 @@ class NoNumbers(MinMax):
 
 def test_a_quantized_model_without_numbers_is_a_failed_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BACKENDS._targets, "no_numbers", NoNumbers)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default
     words = ["--models", "vit_digits", "--methods", "noise", "--backends", "no_numbers,minmax", "--bits", "w8a8"]
     done = run_bench(tmp_path, *words, "--limit", "20", "--set", "noise.images=2")
     assert done.code == 1
@@ -123,6 +124,7 @@ def test_a_quantized_model_without_numbers_is_a_failed_cell(tmp_path: Path, monk
     assert records["no_numbers"]["status"] == "failed"
     assert "metrics" not in records["no_numbers"]
     assert records["no_numbers"]["error"] == f"NonFinite: {sentence}"
+    assert not torch.backends.cudnn.allow_tf32  # what is called FP32 is, in convolutions on GPUs too
 
 
 def labelled(labels: list[int]) -> ArrayImages:
