@@ -1,7 +1,8 @@
-"""All faults, as often as the issue asks for, in one table: `PYTHONPATH=. python tests/faults/table.py [TIMES] [OUT]`.
+"""All faults, as often as the issue asks for: `PYTHONPATH=. python tests/faults/table.py [TIMES] [OUT] [FAULT ...]`.
 
-20 times each by default, a fifth of it where every time is like the first; results/faults.md. Exits with 1 when a
-fault was not survived.
+20 times each by default, a fifth of it where every time is like the first; results/faults.md. Where faults are named
+(local_sigterm, ray_hungry; a scenario's name behind where it is), they alone are struck, and take the place of their
+rows in the table. Exits with 1 when a fault was not survived.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +23,7 @@ from harness.report.formats.markdown import markdown
 from harness.report.text_table import Grid, Word
 from harness.trial.provenance import library_versions, processor
 
+NAMES = [*(f"local_{name}" for name in local_faults.SCENARIOS), *(f"ray_{name}" for name in ray_faults.SCENARIOS)]
 _ALIKE = ("hanging", "hungry")  # no moment is chosen in them, and each waits for a timeout
 _COLUMNS = ["fault", "times", "finished before", "executed again", "missing or different", "longest stop, s"]
 _NOTES = [
@@ -32,20 +34,23 @@ _NOTES = [
 ]
 
 
-def outcomes(times: int) -> Iterator[Outcome]:
-    """Strike with every fault so many times."""
+def outcomes(times: int, names: Collection[str]) -> Iterator[Outcome]:
+    """Strike with the named faults so many times each."""
     with TemporaryDirectory() as folder:
         control = Path(folder) / "control"
         control.mkdir()
         os.environ[CONTROL] = str(control)
         for name, scenario in local_faults.SCENARIOS.items():
-            yield scenario(_fresh(folder, f"local_{name}"), _times(name, times), random.Random(name))
-        nodes = ray_faults.Nodes()
-        try:
-            for name, on_ray in ray_faults.SCENARIOS.items():
-                yield on_ray(_fresh(folder, f"ray_{name}"), _times(name, times), random.Random(name), nodes)
-        finally:
-            nodes.cluster.shutdown()
+            if f"local_{name}" in names:
+                yield scenario(_fresh(folder, f"local_{name}"), _times(name, times), random.Random(name))
+        on_ray = {name: strike for name, strike in ray_faults.SCENARIOS.items() if f"ray_{name}" in names}
+        if on_ray:
+            nodes = ray_faults.Nodes()
+            try:
+                for name, strike in on_ray.items():
+                    yield strike(_fresh(folder, f"ray_{name}"), _times(name, times), random.Random(name), nodes)
+            finally:
+                nodes.cluster.shutdown()
 
 
 def _times(name: str, times: int) -> int:
@@ -58,17 +63,27 @@ def _fresh(folder: str, name: str) -> Path:
     return path
 
 
-def main(times: int = 20, out: Path = Path("results/faults.md")) -> int:
-    """Run everything, tell of each as it ends, and write the table."""
-    found = []
-    for outcome in outcomes(times):
+def main(times: int, out: Path, names: Collection[str] = NAMES) -> int:
+    """Strike, tell of each as it ends, and write the table."""
+    if unknown := set(names) - set(NAMES):
+        sys.exit(f"No fault is named {', '.join(sorted(unknown))}; known are {', '.join(NAMES)}.")
+    rows, found = (_rows(out) if set(names) < set(NAMES) else {}), []
+    for outcome in outcomes(times, names):
         print(outcome, flush=True)
         found.append(outcome)
-    rows = [[Word(word) for word in _row(outcome)] for outcome in found]
+        rows[outcome.fault] = _row(outcome)
     problems = [f"{outcome.fault}: {problem}" for outcome in found for problem in outcome.problems]
     where = f"{processor()}, {os.cpu_count()} cores, Ray {library_versions().get('ray', 'not installed')}"
-    write_atomically(out, markdown([Grid("Faults", _COLUMNS, rows, [*_NOTES, *problems, where])]).encode())
+    body = [[Word(word) for word in row] for row in rows.values()]
+    write_atomically(out, markdown([Grid("Faults", _COLUMNS, body, [*_NOTES, *problems, where])]).encode())
     return 0 if all(outcome.sound for outcome in found) else 1
+
+
+def _rows(out: Path) -> dict[str, list[str]]:
+    """Return the rows of the table that is there, by fault."""
+    lines = out.read_text().splitlines() if out.exists() else []
+    rows = [[word.strip() for word in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {row[0]: row for row in rows[2:]}
 
 
 def _row(outcome: Outcome) -> list[str]:
@@ -78,5 +93,5 @@ def _row(outcome: Outcome) -> list[str]:
 
 
 if __name__ == "__main__":
-    words = sys.argv[1:]
-    sys.exit(main(int(words[0]) if words else 20, Path(words[1] if len(words) > 1 else "results/faults.md")))
+    words = [*sys.argv[1:], *["20", "results/faults.md"][len(sys.argv) - 1 :]]
+    sys.exit(main(int(words[0]), Path(words[1]), words[2:] or NAMES))
