@@ -20,7 +20,16 @@ from msgspec.structs import replace
 
 from harness.cli.command import run_command
 from harness.cli.config import parse
-from harness.cli.options import Inputs, Running, Single, add_data_options, add_run_options, command_parser, taken
+from harness.cli.options import (
+    Inputs,
+    Running,
+    Single,
+    add_data_options,
+    add_run_options,
+    command_parser,
+    named,
+    taken,
+)
 from harness.deploy.formats import FORMATS
 from harness.record.record import Deployed, Finished
 
@@ -49,7 +58,9 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--backend", default="minmax", help="how it is quantized (default: %(default)s)")
     what.add_argument("--bits", default="w8a8", help="such as w8a8 (default: %(default)s)")
     what.add_argument("--seeds", default="0", help="one seed (default: %(default)s)")
-    what.add_argument("--key", help="a record's key under --results, or its start, in place of all these and --set")
+    what.add_argument(
+        "--key", type=named, help="a record's key under --results, or its start, in place of all these and --set"
+    )
     file = result.add_argument_group("which file")
     file.add_argument("--format", choices=tuple(FORMATS), default="onnx", help="(default: %(default)s)")
     file.add_argument("--out", type=Path, default=Path("exported"), help="folder (default: %(default)s)")

@@ -50,7 +50,9 @@ class Registry(Generic[T]):
         target = self._targets[name]
         try:
             return (_imported(target) if isinstance(target, str) else target)()
-        except (Exception, SystemExit) as error:  # a stranger's module may raise anything, and may try to end us
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a stranger's module may raise anything, and may try to end us
             reason = f"{type(error).__name__}: {error}"
             raise UsageError(f"The {self.kind} {name!r} cannot be loaded from {target} ({reason}).") from error
 

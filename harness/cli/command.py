@@ -14,6 +14,7 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 from methods.errors import UsageError
@@ -28,6 +29,7 @@ def run_command(action: Callable[[], int]) -> int:
     """Run a command's work, libraries kept quiet; returns its exit code."""
     for library in ("timm", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # damaged EXIF, giants: decoding names what it refuses
     return ended(action)
 
 
@@ -53,7 +55,8 @@ def ended(action: Callable[[], int]) -> int:
 
 def _flushed(code: int) -> int:
     """Write out what is left while errors are still caught."""
-    sys.stdout.flush()
+    if sys.stdout is not None:  # it is None where the output was closed before the start (>&-)
+        sys.stdout.flush()
     return code
 
 

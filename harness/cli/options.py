@@ -164,14 +164,19 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=("fp32", "bf16"), help="of the forward passes of synthesis (default: fp32)"
     )
     group.add_argument(
-        "--data", help="'digits', or images: a folder, a tar or parquet file (default: DFQ_DATA; none: agreement only)"
+        "--data",
+        type=named,
+        help="'digits', or images: a folder, a tar or parquet file (default: DFQ_DATA; none: agreement only)",
     )
     group.add_argument(
-        "--labels", help="label file of --data, or 'ReaL' for ImageNet's (default: found beside the images)"
+        "--labels",
+        type=named,
+        help="label file of --data, or 'ReaL' for ImageNet's (default: found beside the images)",
     )
-    group.add_argument("--calib-data", help="folder of real images for methods that use them")
+    group.add_argument("--calib-data", type=named, help="folder of real images for methods that use them")
     group.add_argument(
         "--weights",
+        type=named,
         metavar="DIR|FILE|random",
         help="a folder of <arch.tag>.safetensors or .pth, one's own checkpoint, or none (default: DFQ_WEIGHTS, then "
         "timm's hub)",
@@ -214,7 +219,7 @@ def add_run_options(parser: argparse.ArgumentParser, jobs: bool = True) -> None:
         metavar="SECONDS",
         help="stop a stage of a job that takes longer, whose cells fail alone, or the import of a plugin",
     )
-    group.add_argument("--address", help="Ray cluster to join (default: start Ray here)")
+    group.add_argument("--address", type=named, help="Ray cluster to join (default: start Ray here)")
     loudness = group.add_mutually_exclusive_group()
     loudness.add_argument("--quiet", action="store_true", help="print tables and failures alone")
     if jobs:
@@ -228,10 +233,17 @@ def add_run_options(parser: argparse.ArgumentParser, jobs: bool = True) -> None:
     group.add_argument("--plan", action="store_true", help="print what would run, and run nothing")
 
 
+def named(text: str) -> str:
+    """Read a word that must not be empty: a variable of the shell that is not set would choose the default, unseen."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it names nothing")
+    return text
+
+
 def path(text: str) -> Path:
     """Read a path, `~` expanded."""
     try:
-        return user_path(text)
+        return user_path(named(text))
     except UsageError as error:
         raise argparse.ArgumentTypeError(printable(str(error))) from error
 

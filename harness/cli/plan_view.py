@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.execute.forecast import START_SECONDS, Expected, expectations, is_cached, makespan
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from harness.plan.plan import Plan
 
 _LEAST_SHARE = 0.01
+_MOST_ROWS = 1000  # a terminal's table takes milliseconds a row, and nobody reads so many
 
 
 def print_plan(
@@ -63,16 +65,17 @@ def _estimate(plan: Plan, settings: RunSettings, expected: dict[str, Expected], 
 
 
 def _cells(plan: Plan) -> Grid:
-    """Return a row per cell; where rows differ in settings, these stand there."""
+    """Return a row per cell, of the first thousand; where rows differ in settings, these stand there."""
     settings = differing(job.cell.overrides for job in plan.cells)
     header = ["model", "method", "backend", "bits", "seed", *(["settings"] if any(settings) else []), "images", "cell"]
     rows = []
-    for job, own in zip(plan.cells, settings, strict=True):
+    for job, own in zip(plan.cells[:_MOST_ROWS], settings, strict=False):
         cell, recorded = job.cell, job.key in plan.recorded
         images = "cached" if job.cached else "-" if recorded else "to make"
         words = [cell.model, cell.method, cell.backend, cell.bits, str(cell.seed)]
         rows.append([*words, *([own or "-"] if any(settings) else []), images, "recorded" if recorded else "to run"])
-    return _grid("Plan", header, rows)
+    more = len(plan.cells) - len(rows)
+    return _grid("Plan", header, rows, [f"and {more:,} cells more"] if more else [])
 
 
 def _dear(plan: Plan, expected: dict[str, Expected]) -> Grid:
@@ -93,5 +96,5 @@ def _dear(plan: Plan, expected: dict[str, Expected]) -> Grid:
     return _grid("What it costs", ["model", "stage", "minutes", "share", "halved by"], rows)
 
 
-def _grid(title: str, header: list[str], rows: list[list[str]]) -> Grid:
-    return Grid(title, header, [[Word(text) for text in row] for row in rows], [], labels=len(header))
+def _grid(title: str, header: list[str], rows: list[list[str]], notes: Sequence[str] = ()) -> Grid:
+    return Grid(title, header, [[Word(text) for text in row] for row in rows], [*notes], labels=len(header))

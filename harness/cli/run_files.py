@@ -17,13 +17,14 @@ import msgspec
 from msgspec import Struct
 
 from harness.execute.claims import has_ended, this_process
-from harness.record.files import write_atomically
+from harness.record.files import read_regular, write_atomically
 
 if TYPE_CHECKING:
     from harness.plan.jobs import RunSettings
 
 _BEAT_SECONDS = 1.0
 _PATIENCE_SECONDS = 4.0
+_MOST_BYTES = 1 << 20
 
 
 class Row(Struct, frozen=True):
@@ -62,9 +63,13 @@ class RunFile(Struct, frozen=True):
 
 @contextmanager
 def told_to_others(settings: RunSettings, snapshot: Callable[[], Snapshot]) -> Iterator[None]:
-    """Keep a run's file while something runs, and remove those that dead runs of this machine have left."""
+    """Keep a run's file while something runs, and remove those that dead runs of this machine have left.
+
+    Folders that were made for it and hold nothing at the end go with it: a run that is refused leaves nothing.
+    """
     folder, over = _folder(settings.results), threading.Event()
     path = folder / f"{settings.run}.json"
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     for other, run in _read(settings.results):
         if has_ended(run.owner):
             other.unlink(missing_ok=True)
@@ -86,6 +91,9 @@ def told_to_others(settings: RunSettings, snapshot: Callable[[], Snapshot]) -> I
         over.set()
         thread.join()
         path.unlink(missing_ok=True)
+        with suppress(OSError):  # something lies in it
+            for place in made:
+                place.rmdir()
 
 
 def find_runs(results: Path, patience: float = _PATIENCE_SECONDS) -> tuple[list[RunFile], list[RunFile]]:
@@ -116,6 +124,6 @@ def _read(results: Path) -> list[tuple[Path, RunFile]]:
     """Return the run files that can be read; one may vanish meanwhile, or be another version's."""
     found = []
     for path in sorted(_folder(results).glob("*.json")):
-        with suppress(OSError, msgspec.ValidationError, msgspec.DecodeError):
-            found.append((path, msgspec.json.decode(path.read_bytes(), type=RunFile)))
+        with suppress(OSError, msgspec.MsgspecError, RecursionError, ValueError):
+            found.append((path, msgspec.json.decode(read_regular(path, _MOST_BYTES), type=RunFile)))
     return found

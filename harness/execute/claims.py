@@ -175,6 +175,6 @@ def _born(pid: int) -> str | None:
 def has_ended(owner: str) -> bool | None:
     """Whether a claim's process has ended; None when it is not one of this machine, or not told."""
     words = owner.split()
-    if len(words) != 3 or words[0] != _machine() or not words[1].isdecimal():
+    if len(words) != 3 or words[0] != _machine() or not re.fullmatch(r"[0-9]{1,9}", words[1]):
         return None
     return _born(int(words[1])) != words[2]

@@ -6,6 +6,7 @@ off, and so is what its own conversions do for a model of another image size or 
 
 from __future__ import annotations
 
+import zipfile
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 Tensors: TypeAlias = "dict[str, Tensor]"
 _READABLE = 3
+_MOST_BYTES = 1 << 35  # timm's largest checkpoints have 20 GB
+_PICKLE = b"\x80"
 
 
 def read_checkpoint(path: Path) -> Tensors:
@@ -28,16 +31,42 @@ def read_checkpoint(path: Path) -> Tensors:
     import torch
     from timm.models import load_state_dict
 
+    check_head(path)
     try:
         tensors: Tensors = load_state_dict(str(path), device="cpu", weights_only=True)
         if not all(isinstance(value, torch.Tensor) for value in tensors.values()):
             raise TypeError("it holds more than tensors")
     except Exception as error:  # safetensors, pickle and zip readers raise many kinds for a damaged file
-        reason = (str(error) or "no reason given").splitlines()[0][:120]
-        raise UsageError(
-            f"{path} cannot be read as a checkpoint of tensors ({type(error).__name__}: {reason})."
-        ) from error
+        raise _unreadable(path, error) from error
     return tensors
+
+
+def check_head(path: Path) -> None:
+    """Raise UsageError for what cannot be a checkpoint by its size or its frame, before all of it is read or hashed.
+
+    A safetensors file's head must account for its size; others are zip or pickle files.
+    """
+    if path.stat().st_size > _MOST_BYTES:
+        raise UsageError(f"{path} is larger than {_MOST_BYTES >> 30} GiB, which no checkpoint here is.")
+    try:
+        if path.suffix == ".safetensors":
+            metadata_of(path)
+        elif not (zipfile.is_zipfile(path) or _begins(path, _PICKLE)):
+            raise ValueError("neither a zip file nor a pickle")
+    except OSError:
+        raise
+    except Exception as error:  # safetensors raises a kind of its own
+        raise _unreadable(path, error) from error
+
+
+def _begins(path: Path, sign: bytes) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(sign)) == sign
+
+
+def _unreadable(path: Path, error: Exception) -> UsageError:
+    reason = (str(error) or "no reason given").splitlines()[0][:120]
+    return UsageError(f"{path} cannot be read as a checkpoint of tensors ({type(error).__name__}: {reason}).")
 
 
 def metadata_of(path: Path) -> dict[str, str]:

@@ -75,11 +75,9 @@ def _load_file(path: str) -> ModuleType | None:
     try:
         with METHODS.unless_it_fails(), BACKENDS.unless_it_fails():
             spec.loader.exec_module(module)
-    except (
-        Exception,
-        SystemExit,
-        PluginTimeout,
-    ) as error:  # a stranger's file may raise anything, and may try to end the program
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a stranger's file may raise anything, and may try to end the program
         del sys.modules[name]
         _skip(path, error)
         return None

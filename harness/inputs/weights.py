@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.inputs.checkpoints import load_strictly
+from harness.inputs.checkpoints import check_head, load_strictly
 from harness.inputs.digits import EMBEDDED
 from harness.inputs.model_info import configuration
 from harness.inputs.own_models import checkpoint_named, classifiers
@@ -59,6 +59,7 @@ def _described(entry: ModelEntry) -> dict[str, Any]:
 
 
 def _at(path: Path) -> Weights:
+    check_head(path)
     return Weights(path, hash_file(path))
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.cli.command import run_command
-from harness.cli.options import command_parser, listed, path, positive, taken
+from harness.cli.options import command_parser, listed, named, path, positive, taken
 from harness.perf.steps import Timing
 
 _EXAMPLES = """examples:
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         "--precision", type=listed, default="fp32", help="of the forward passes: fp32, bf16, or both as a list"
     )
     result.add_argument("--micro-batch", type=positive, default=32, help="most views at once")
-    result.add_argument("--weights", default="random", help="folder of weights, or 'random'")
+    result.add_argument("--weights", type=named, default="random", help="folder of weights, or 'random'")
     result.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     result.add_argument("--threads", type=positive, help="CPU threads (default: torch's choice)")
     result.add_argument("--out", type=path, help="file to write the table to, as Markdown")

@@ -17,6 +17,8 @@ from harness.record.records import damage, is_recorded
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
 
+MOST_CELLS = 100_000
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -33,7 +35,13 @@ class Plan:
 
 
 def make_plan(requests: list[Request], results: Path) -> Plan:
-    """Lay out the work of some requests together; raises UsageError when a method lacks the real images it needs."""
+    """Lay out the work of some requests together.
+
+    Raises UsageError when a method lacks the real images it needs, and for more cells than anybody could wait for.
+    """
+    asked = sum(len(r.subjects) * len(r.methods) * len(r.seeds) * len(r.backends) * len(r.bits) for r in requests)
+    if asked > MOST_CELLS:
+        raise UsageError(f"{asked:,} cells are asked for; one command takes {MOST_CELLS:,} at most.")
     synthesized = Cache.of(results, "synthesis")
     references: dict[str, ReferenceJob] = {}
     syntheses: dict[str, SynthesisJob] = {}

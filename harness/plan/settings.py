@@ -42,7 +42,11 @@ def _split(assignment: str) -> tuple[str, str, str]:
     target, equals, text = assignment.partition("=")
     name, dot, key = target.strip().partition(".")
     if not (equals and dot and key):
-        raise UsageError(f"--set {assignment!r} is not of the form method.key=value.")
+        raise UsageError(f"--set {shortened(assignment)!r} is not of the form method.key=value.")
+    if len(assignment.splitlines()) > 1:
+        raise UsageError(
+            f"--set {shortened(assignment)!r} has more than one line; each setting has a --set of its own."
+        )
     return name, key, text.strip()
 
 

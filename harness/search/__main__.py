@@ -24,6 +24,7 @@ from harness.cli.options import (
     add_data_options,
     add_run_options,
     command_parser,
+    named,
     path,
     positive,
     taken,
@@ -81,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     )
     how.add_argument(
         "--search-data",
+        type=named,
         help="'procedural', 'digits-train' or a folder (default: procedural images; for top1 digits-train)",
     )
     how.add_argument(

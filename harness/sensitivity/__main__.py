@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.command import run_command
-from harness.cli.options import command_parser, listed, path, positive, taken
+from harness.cli.options import command_parser, listed, named, path, positive, taken
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--bits-out", type=path, default=Path("mixed.toml"), help="where --suggest writes them")
     result.add_argument("--out", type=path, help="write the table to this file as Markdown as well")
     result.add_argument("--results", type=path, metavar="FOLDER", help="keep the figures there, for the page to draw")
-    result.add_argument("--weights", help="folder of weights, or 'random' (default: DFQ_WEIGHTS, then timm's hub)")
+    result.add_argument(
+        "--weights", type=named, help="folder of weights, or 'random' (default: DFQ_WEIGHTS, then timm's hub)"
+    )
     result.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     return result
 

@@ -40,9 +40,9 @@ def run_job(job: Job, settings: RunSettings, report: StageReport) -> str | None:
     torch.backends.cudnn.allow_tf32 = False  # by default convolutions, and so patch embeddings, keep ten bits on GPUs
     try:
         run_stages(job, settings, report)
-    except UsageError:
+    except (UsageError, KeyboardInterrupt):
         raise
-    except Exception as error:  # whatever a method or backend raises fails its own job, not the run
+    except BaseException as error:  # whatever a method or backend raises fails its own job: not the run, nor ends it
         return fail_job(job, settings, _described(error), traceback.format_exc())
     finally:
         gc.collect()
@@ -65,12 +65,14 @@ def _freeze_libraries() -> None:
     gc.freeze()
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     from accelerate.utils.memory import should_reduce_batch_size
 
     if isinstance(error, StageTimeout):
         return str(error)
-    exhausted = should_reduce_batch_size(error) or str(error).startswith("No executable batch size")
+    exhausted = isinstance(error, Exception) and (
+        should_reduce_batch_size(error) or str(error).startswith("No executable batch size")
+    )
     return f"{OUT_OF_MEMORY}: {error}" if exhausted else f"{type(error).__name__}: {error}"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness_kit import Outcome, flat_folder, python, run_bench, save_image, snapshot
+from harness_kit import Outcome, flat_folder, python, random_image, run_bench, save_image, snapshot
 
 
 def assert_refused(done: Outcome, results: Path, *words: str) -> None:
@@ -76,7 +76,13 @@ def test_a_device_that_is_not_there(tmp_path: Path) -> None:
     assert_refused(done, tmp_path / "results", "CUDA")
 
 
-@pytest.mark.parametrize("words", [["--executor", "rya"], ["--limit", "0"], ["--limit", "many"], ["--nonsense"]])
+# What a shell makes of a variable that is not set; the option's default would be chosen without a word.
+EMPTY = [[option, ""] for option in ("--data", "--labels", "--calib-data", "--weights", "--results", "--address")]
+
+
+@pytest.mark.parametrize(
+    "words", [["--executor", "rya"], ["--limit", "0"], ["--limit", "many"], ["--nonsense"], *EMPTY]
+)
 def test_words_argparse_refuses(tmp_path: Path, words: list[str]) -> None:
     done = run_bench(tmp_path / "results", "--models", "vit_digits", *words)
     assert done.code == 2
@@ -135,6 +141,15 @@ def test_damaged_images_stop_the_run_or_are_left_out(tmp_path: Path) -> None:
     done = run_bench(tmp_path / "results", *words, "--skip-bad-images", "--plan")
     assert done.code == 0, done.err
     assert "1 cells" in done.out
+
+
+def test_a_damaged_exif_says_nothing_of_the_image_and_prints_nothing(tmp_path: Path) -> None:
+    data = flat_folder(tmp_path / "data", 1)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01\x03\0\x01"  # 65535 entries, of which there are none
+    random_image(0).save(data / "0.jpg", exif=exif)
+    words = [*IMAGENET, "--weights", "random", "--data", str(data), "--plan"]
+    done = run_bench(tmp_path / "results", *words)
+    assert (done.code, done.err) == (0, "")
 
 
 def test_real_images_not_given(tmp_path: Path) -> None:

@@ -40,6 +40,19 @@ class Broken(Noise):
         return super().synthesize(model, config, context)
 
 
+@pytest.mark.parametrize("end", [SystemExit(0), GeneratorExit("no more")])
+def test_a_method_cannot_end_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: BaseException) -> None:
+    def leave(*_words: object) -> SyntheticImages:
+        raise end
+
+    monkeypatch.setattr(Broken, "synthesize", leave)
+    monkeypatch.setitem(METHODS._targets, "broken", Broken)
+    done = run_bench(tmp_path, *TINY, "--methods", "broken", "--bits", "w8a8")
+    assert done.code == 1
+    [record] = records_of(tmp_path).values()
+    assert f"{type(end).__name__}: {end}" in record["error"]
+
+
 def test_a_failing_method_is_recorded_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS._targets, "broken", Broken)
     words = [*TINY, "--methods", "broken,noise", "--bits", "w4a4,w8a8", "--set", "broken.images=3"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import time
 from pathlib import Path
@@ -57,6 +58,18 @@ def test_a_run_tells_of_itself_while_it_lasts(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_run_that_wrote_nothing_leaves_no_folder(tmp_path: Path) -> None:
+    results = tmp_path / "new" / "results"
+    with told_to_others(settings(results), lambda: NOW):
+        wait_for(results / "cache" / "runs" / "a-run.json")
+    assert list(tmp_path.iterdir()) == []
+    results.mkdir(parents=True)
+    with told_to_others(settings(results), lambda: NOW):
+        wait_for(results / "cache" / "runs" / "a-run.json")
+        (results / "cache" / "mine").touch()
+    assert [path.name for path in (results / "cache").iterdir()] == ["mine"]
+
+
 def test_a_run_that_died_is_told_of_and_swept_by_the_next(tmp_path: Path) -> None:
     machine, pid, born = this_process().split()
     left = left_behind(tmp_path, f"{machine} {pid} {int(born) + 1}")
@@ -83,6 +96,16 @@ def test_a_run_on_another_machine_lives_while_its_file_changes(
     living, dead = find_runs(tmp_path, patience=0.5)
     timer.join()
     assert (len(living), len(dead)) == (int(beats), int(not beats))
+
+
+def test_what_is_no_run_file_is_passed_over_at_once(tmp_path: Path) -> None:
+    sound = left_behind(tmp_path, "elsewhere 1 2")
+    os.mkfifo(sound.with_name("pipe.json"))
+    sound.with_name("deep.json").write_bytes(b'{"a":' + b"[" * 100_000)
+    sound.with_name("endless.json").write_bytes(b" " * (1 << 21))
+    sound.with_name("loop.json").symlink_to("loop.json")
+    living, dead = find_runs(tmp_path, patience=0)
+    assert len(living) + len(dead) == 1
 
 
 def test_following_ends_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,7 +175,7 @@ def real_labels(classes: Classes) -> LabelFile:
 def ground_truth(where: str, text: str, ids: dict[int, str], classes: Classes) -> LabelFile:
     """Read the development kit's labels, ILSVRC's own numbers 1..1000; ids: their WordNet ids."""
     words = text.split()
-    unknown = next((word for word in words if not word.isdecimal() or int(word) not in ids), None)
+    unknown = next((word for word in words if not _is_small(word) or int(word) not in ids), None)
     if unknown is not None or not words:
         raise UsageError(f"{where}: {shortened(unknown or '')!r} is no ILSVRC id 1..1000.")
     return LabelFile(where, {}, [classes.read(ids[int(word)], where) for word in words])
@@ -186,12 +186,17 @@ def _ids_beside(path: Path) -> dict[int, str]:
     if meta.is_file():
         return ilsvrc_ids(meta.read_bytes(), str(meta))
     rows = [line.split() for line in text_of(plain).splitlines()] if plain.is_file() else []
-    if not rows or not all(len(row) > 1 and row[1].isdecimal() for row in rows):
+    if not rows or not all(len(row) > 1 and _is_small(row[1]) for row in rows):
         raise UsageError(
             f"{path} counts classes in an order of its own: meta.mat (or {_MAP}) of the development kit has to lie "
             "beside it."
         )
     return {int(number): wnid for wnid, number, *_ in rows}
+
+
+def _is_small(word: str) -> bool:
+    """Whether a word is a number that Python reads: of thousands of digits it reads none."""
+    return word.isdecimal() and len(word) < 10
 
 
 def ilsvrc_ids(content: bytes, where: str) -> dict[int, str]:

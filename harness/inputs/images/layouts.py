@@ -114,6 +114,8 @@ def _from_table(root: Path, classes: Classes) -> Found:
     header = next(rows, (1, []))[1]
     if not {"path", "label"} <= set(header):
         raise UsageError(f"{table} needs a header line with the columns path,label.")
+    if len(set(header)) < len(header):
+        raise UsageError(f"{table} has two columns of one name: {shortened(','.join(header))!r}.")
     files: dict[str, Label] = {}
     for number, fields in rows:
         place, row = f"{table}, line {number}", dict(zip(header, fields, strict=False))
@@ -143,7 +145,7 @@ def _own_labels(store: Store, names: list[str], classes: Classes) -> dict[str, L
     if isinstance(store, ParquetStore):
         words = store.class_names()
         return {
-            name: classes.read(words[label] if classes.names and words else str(label), name)
+            name: classes.read(words[label] if classes.names and 0 <= label < len(words) else str(label), name)
             for name, label in store.labels().items()
         }
     if not isinstance(store, TarStore) or not store.is_webdataset:

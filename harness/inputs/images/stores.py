@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn
 
 from harness.inputs.images.decoding import SUFFIXES, UNREAD, open_file, read_part
 from methods.errors import UsageError
+from methods.text import shortened
 
 if TYPE_CHECKING:
     from tarfile import TarFile
@@ -118,6 +119,8 @@ class TarStore(Store):
             name = posixpath.normpath(posixpath.join(prefix, member.name))
             stem, suffix = posixpath.splitext(name)
             part = Part(path, start + member.offset_data, member.size)
+            if member.size < 0:  # the next member would be this one again, for ever
+                raise UsageError(f"{path} cannot be read as a tar file: {shortened(name)!r} has a size below 0.")
             if not member.isfile() or not all(map(is_visible, name.split("/"))):
                 continue
             if suffix.lower() == ".tar":

@@ -129,6 +129,11 @@ def test_the_notes_of_an_error_stand_below_it_a_line_each(capsys: pytest.Capture
     assert capsys.readouterr().err == "No weights.\n  one way\n  another\\nway\n"
 
 
+def test_an_output_that_is_closed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)  # as Python has it after >&-
+    assert ended(lambda: 0) == 0
+
+
 def test_an_endless_sentence_is_shortened(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(raising(UsageError("x" * 10**6))) == 2
     assert len(capsys.readouterr().err) < 2000

@@ -44,6 +44,15 @@ def test_names_are_whole_at_80_columns_and_in_a_pipe(tmp_path: Path, monkeypatch
     assert "…" not in narrow
 
 
+def test_of_very_many_cells_the_first_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.cli.plan_view._MOST_ROWS", 3)
+    words = ["--methods", "noise", "--backends", "minmax", "--limit", "10", "--seeds", "0,1,2,3,4"]
+    told = run_bench(tmp_path / "r", *WORDS, *words).out
+    assert [row[4] for row in rows(told) if row[-1] == "to run"] == ["0", "1", "2"]
+    assert "and 2 cells more" in told
+    assert "5 cells, 0 recorded; 5 syntheses and 5 cells to run." in told
+
+
 def test_rows_of_an_ablation_say_what_differs(tmp_path: Path) -> None:
     words = ["--model", "vit_digits", "--bits", "w4a4", "--executor", "local", "--results", str(tmp_path), "--plan"]
     outcome = run_here(ablation.main, words)

@@ -122,6 +122,7 @@ def test_a_number_used_again_by_another_process_is_not_its_owner(tmp_path: Path)
     assert claims.has_ended(f"{machine} {pid} {int(born) + 1}") is True
     assert claims.has_ended(f"elsewhere {pid} {int(born) + 1}") is None, "another machine's are not seen from here"
     assert claims.has_ended("") is None, "a claim whose text is not written yet"
+    assert claims.has_ended(f"{machine} {'9' * 5000} {born}") is None, "no number of a process"
 
 
 def test_what_a_dead_command_left_is_swept_and_a_living_one_is_never_stale(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_a_table_gives_indices_and_ids(tmp_path: Path) -> None:
         ("file,class\n0.jpg,1\n", ["path,label"]),
         ("", ["path,label"]),
         ("path,label\n", ["no images"]),
+        ("path,label,label\n0.jpg,1,2\n", ["two columns of one name", "'path,label,label'"]),
     ],
 )
 def test_bad_tables_are_named_with_the_line(tmp_path: Path, text: str, words: list[str]) -> None:

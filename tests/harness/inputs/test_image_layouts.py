@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,34 @@ def unlabelled_parquet(root: Path) -> Path:
     return root
 
 
+def parquet_of_text(root: Path) -> Path:
+    root.mkdir()
+    pq.write_table(pa.table({"image": ["a.png"], "label": [1]}), root / "a.parquet")
+    return root
+
+
+def parquet_below_zero(root: Path) -> Path:
+    root.mkdir()
+    table = pa.table({"image": [{"bytes": DIGITS[0][1], "path": "a.png"}, None], "label": [0, -1]})
+    pq.write_table(table.replace_schema_metadata({"huggingface": "[1]"}), root / "a.parquet")
+    return root
+
+
+def tar_below_zero(root: Path) -> Path:
+    """A member whose size takes its reader back to the member itself, which CPython 3.11 reads for ever."""
+    head = tarfile.TarInfo("a.png")
+    head.size = -512
+    root.mkdir()
+    (root / "a.tar").write_bytes(head.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    return root / "a.tar"
+
+
+def numbers_of_thousands_of_digits(root: Path) -> Path:
+    write(root / "ILSVRC2012_validation_ground_truth.txt", "9" * 5000)
+    write(root / "map_clsloc.txt", "n01440764 1 tench\n")
+    return flat(root)
+
+
 def written(name: str, content: bytes) -> Callable[[Path], Path]:
     def layout(root: Path) -> Path:
         write(root / name, content)
@@ -184,6 +213,10 @@ SENTENCES: list[tuple[Callable[[Path], Any], list[str]]] = [
     (webdataset_with_a_gap, ["b.png has no label beside it"]),
     (parquet_without_images, ["a.parquet has no column image", "text, label"]),
     (unlabelled_parquet, ["a.parquet has no column of labels"]),
+    (parquet_of_text, ["a.parquet has a column image of string, not of bytes and path"]),
+    (parquet_below_zero, ["a/0000001: '-1' is neither a class index"]),
+    (tar_below_zero, ["'a.png' has a size below 0"]),
+    (numbers_of_thousands_of_digits, ["(5000 characters)", "is no ILSVRC id 1..1000"]),
     (written("x.tar.gz", b"x"), ["x.tar.gz is compressed"]),
     (written("x.tar", b"x" * 2000), ["x.tar cannot be read as a tar file"]),
     (written("x.parquet", b"x" * 2000), ["x.parquet cannot be read as a parquet file"]),

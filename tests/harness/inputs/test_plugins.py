@@ -72,6 +72,7 @@ BROKEN = [
     ("def broken(:", "SyntaxError"),
     ("from methods.registry import METHODS\nMETHODS.register('noise', int)", "registered twice"),
     ("import sys\nsys.exit('bye')", "SystemExit: bye"),
+    ("import asyncio\nraise asyncio.CancelledError('gone')", "CancelledError: gone"),
     ("raise ValueError('two\\nlines \\x1b[31m')", "ValueError: two\\nlines \\x1b[31m"),
 ]
 

@@ -124,6 +124,27 @@ def test_truncated_files_are_refused(tmp_path: Path, suffix: str, kept: float) -
     assert str(path) in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "head", "sentence"),
+    [
+        ("safetensors", b"", "cannot be read as a checkpoint"),
+        ("safetensors", b"\x02" + bytes(7) + b"{}", "cannot be read as a checkpoint"),
+        ("pth", b"", "neither a zip file nor a pickle"),
+        ("pth", b"\x80\x02", "is larger than 32 GiB"),
+    ],
+)
+def test_what_cannot_be_a_checkpoint_is_refused_before_it_is_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, head: bytes, sentence: str
+) -> None:
+    path = tmp_path / f"{NAME}.{suffix}"
+    with path.open("wb") as stream:
+        stream.write(head)
+        stream.truncate(50 << 30 if head[:1] == b"\x80" else 1 << 30)
+    monkeypatch.setattr("harness.inputs.weights.hash_file", lambda _path: pytest.fail("it was hashed"))
+    with pytest.raises(UsageError, match=sentence):
+        find_weights(ENTRY, str(tmp_path))
+
+
 class Bomb:
     """Makes a folder when it is unpickled."""
 

@@ -54,6 +54,11 @@ def test_bits_and_backends_share_syntheses(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "planning writes nothing"
 
 
+def test_more_cells_than_anybody_could_wait_for_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^100,016 cells are asked for; one command takes 100,000 at most\.$"):
+        make_plan([request_for(seeds=list(range(12_500))), request_for()], tmp_path)
+
+
 def test_two_models_share_nothing(tmp_path: Path) -> None:
     subjects = [Subject(ENTRIES[name], find_weights(ENTRIES[name], None)) for name in ("vit_digits", "swin_digits")]
     assert counts(make_plan([request_for(subjects=subjects)], tmp_path)) == (2, 8, 32)

@@ -75,6 +75,8 @@ def test_values_take_the_type_of_the_setting(assignment: str, value: object) -> 
         ("spdfq.=5", ["method.key=value"]),
         ("blockwise.learning_rate=nan", ["blockwise.learning_rate"]),
         ("spdfq.alpha1=inf", ["spdfq.alpha1"]),
+        ("spdfq.images=4\nspdfq.apa=false", ["spdfq.images=4\\nspdfq.apa=false", "more than one line"]),
+        ("spdfq\r.images=4", ["more than one line"]),
     ],
 )
 def test_bad_assignments_are_named(assignment: str, words: list[str]) -> None:
