@@ -74,6 +74,13 @@ class Run:
         return None if seconds is None else seconds * threads
 
     @property
+    def synthesis_seconds(self) -> float:
+        """Of `core_seconds`, those of the synthesis of one seed: the mean over the seeds made where the first was."""
+        known = [line.synthesize_seconds for line in self.lines if line.record.provenance.device == self.device]
+        threads = 1 if self.device != "cpu" else self.first.record.provenance.threads
+        return statistics.fmean(known) * threads
+
+    @property
     def sd(self) -> float | None:
         """The standard deviation of top-1 over seeds, None for one seed."""
         known = [line.top1 for line in self.lines if line.top1 is not None]

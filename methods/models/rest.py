@@ -10,15 +10,16 @@ from torch import Tensor, nn
 
 
 class _Given(nn.Module):
-    """Puts out what it was given, whatever comes in."""
+    """Puts out what it was given, whatever comes in: for one image, the same for each that does."""
 
     def __init__(self, output: Tensor) -> None:
         super().__init__()
         self.output = output
 
-    def forward(self, _inputs: Tensor) -> Tensor:
-        """Return what was given."""
-        return self.output
+    def forward(self, inputs: Tensor, *_arguments: object, **_options: object) -> Tensor:
+        """Return a copy of what was given: what follows may change it in place."""
+        alone = len(self.output) == 1
+        return (self.output.expand(len(inputs), *self.output.shape[1:]) if alone else self.output).clone()
 
 
 class Rest:
@@ -53,7 +54,7 @@ class Rest:
     def features(self, output: Tensor) -> Tensor:
         """Return the penultimate features [n, width] that the unit's output [n, ...] leads to; differentiable."""
         still, self._unit.output = self._unit.output, output
-        hidden = self._network.forward_features(self._image)
+        hidden = self._network.forward_features(self._images(output))
         self._unit.output = still
         features: Tensor = self._network.forward_head(hidden, pre_logits=True)
         return features
@@ -61,6 +62,10 @@ class Rest:
     def logits(self, output: Tensor) -> Tensor:
         """Return the logits [n, classes] that the unit's output [n, ...] leads to; differentiable."""
         still, self._unit.output = self._unit.output, output
-        logits: Tensor = self._network(self._image)
+        logits: Tensor = self._network(self._images(output))
         self._unit.output = still
         return logits
+
+    def _images(self, output: Tensor) -> Tensor:
+        """Return as many black images as there are outputs: some families read their number off what comes in."""
+        return self._image.expand(len(output), *self._image.shape[1:])

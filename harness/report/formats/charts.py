@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from harness.report.answers import Answer
-from harness.report.comparisons import Comparison
+from harness.report.comparisons import Comparison, settings_text
 from harness.report.formats.plots import SERIES, Plot, Point, Series, by_category, by_cost, pareto
 from harness.report.layout import natural
 from harness.report.runs import Run
@@ -67,6 +67,7 @@ def charts(place: Sequence[Comparison], every: Sequence[Run]) -> Iterator[Plot]:
         series = _series(known, best, standing, lambda run: widths.index(run.first.bits), number)
         yield by_category("Top-1, %, against bits", "bits of weights and activations", widths, series, rules)
     yield from _costs(known, number, rules)
+    yield from _budgets(known, number, rules)
     sized = [run for run in known if run.size]
     if len({run.size for run in sized}) > 1:
         series = _series(sized, best, standing, lambda run: run.size or 1.0, number)
@@ -97,16 +98,50 @@ def _series(
 
 def _costs(runs: Sequence[Run], number: dict[str, int], rules: Sequence[tuple[float, str]]) -> Iterator[Plot]:
     """Yield accuracy against core-seconds, and against seconds of a GPU, at the width most was measured at."""
-    if not runs:
-        return
-    bits = Counter(run.first.bits for run in runs).most_common(1)[0][0]
-    timed = [run for run in runs if run.first.bits == bits and run.core_seconds]
-    for device in sorted({run.device for run in timed}):
-        mine = [run for run in timed if run.device == device]
+    for (bits, device), timed in _by_device(runs):
+        mine = [run for run in timed if run.core_seconds]
         if len(mine) >= _FEWEST:
-            unit = "core-seconds" if device == "cpu" else "seconds of a GPU"
-            titles = (f"{bits.upper()}: top-1, %, against {unit}", f"synthesis + quantization, {unit}")
+            titles = (
+                f"{bits.upper()}: top-1, %, against {_unit(device)}",
+                f"synthesis + quantization, {_unit(device)}",
+            )
             yield by_cost(*titles, *_fronts(mine, number), rules)
+
+
+def _budgets(runs: Sequence[Run], number: dict[str, int], rules: Sequence[tuple[float, str]]) -> Iterator[Plot]:
+    """Yield what longer syntheses give: accuracy against their seconds, of the backend with most to compare."""
+    for (bits, device), mine in _by_device(runs):
+        found = {name: _curves(mine, name, number) for name in sorted({run.first.backend for run in mine})}
+        backend, curves = max(found.items(), key=lambda item: sum(len(each.points) for each in item[1]))
+        if len(curves) > 1:
+            title = f"{bits.upper()}, {backend}: top-1, %, against the cost of synthesis"
+            yield by_cost(title, f"synthesis, {_unit(device)}", curves, rules=rules)
+
+
+def _curves(runs: Sequence[Run], backend: str, number: dict[str, int]) -> list[Series]:
+    """Return a curve for every method that made its images at several costs, all other settings being the same."""
+    places = defaultdict[tuple[str, str], dict[float, Run]](dict)
+    for run in runs:
+        seconds = run.synthesis_seconds
+        if run.first.backend == backend and seconds and not run.real:
+            places[run.first.method, settings_text(run.first, run.budget)].setdefault(seconds, run)
+    return [
+        Series(method, [_point(seconds, run, number) for seconds, run in sorted(found.items())])
+        for (method, _), found in sorted(places.items())
+        if len(found) > 1
+    ]
+
+
+def _by_device(runs: Sequence[Run]) -> Iterator[tuple[tuple[str, str], list[Run]]]:
+    """Yield the runs of each device, at the width most was measured at."""
+    if runs:
+        bits = Counter(run.first.bits for run in runs).most_common(1)[0][0]
+        for device in sorted({run.device for run in runs}):
+            yield (bits, device), [run for run in runs if run.first.bits == bits and run.device == device]
+
+
+def _unit(device: str) -> str:
+    return "core-seconds" if device == "cpu" else "seconds of a GPU"
 
 
 def _fronts(runs: Sequence[Run], number: dict[str, int]) -> tuple[list[Series], list[Series]]:

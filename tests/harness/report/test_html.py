@@ -18,12 +18,15 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from harness_kit import PROVENANCE, correct, make_fields, make_record, put, run_leaderboard
+from harness_kit import PROVENANCE, correct, keyed, make_fields, make_record, put, run_leaderboard, typed
 from PIL import Image
 
 from harness.record.cache import Cache, sheet_path
+from harness.record.record import Record
 from harness.record.studies import Study
-from harness.report.formats.html import HtmlFormat
+from harness.report.formats import charts
+from harness.report.formats.html import HtmlFormat, Page
+from harness.report.formats.plots import Plot, by_cost
 from harness.report.report import Report
 from harness.report.statistics import paired
 from harness.report.syntheses import LayerPart, LayerReport, find_synthesis
@@ -244,6 +247,45 @@ def test_five_questions_are_answered_by_the_recommender_as_the_statistics_say(ta
     until(tab, "document.querySelector('#advised dd').textContent.startsWith('oracle + minmax')")
     tab.locator("#for-minutes").fill("0")
     until(tab, "document.getElementById('advised').textContent.startsWith('Nothing that was measured fits')")
+
+
+def budgets_record(method: str, seed: int, images: int, seconds: float, top1: float, **others: Any) -> Record:
+    overrides = {f"{method}.images": images, **others.pop("overrides", {})}
+    fields = make_fields("", model="deit_t", method=method, seed=seed, top1=top1, overrides=overrides, **others)
+    fields["stages"] = {**fields["stages"], "synthesize": {"seconds": seconds, "peak_mb": 1.0, "cached": False}}
+    fields["config"] = {"method": {"images": images, "iterations": 10}, "backend": {}}
+    record: Record = typed(keyed({**fields, "provenance": {**PROVENANCE, "device": "cpu", "threads": 2}}))
+    return record
+
+
+def test_what_longer_syntheses_give_is_a_curve_of_every_method(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn: list[tuple[Any, ...]] = []
+
+    def drawing(*told: Any, **named: Any) -> Plot:
+        drawn.append(told)
+        return by_cost(*told, **named)
+
+    monkeypatch.setattr(charts, "by_cost", drawing)
+    records = [
+        budgets_record("alpha", 0, 8, 30.0, 60.0),
+        budgets_record("alpha", 0, 32, 120.0, 70.0),
+        budgets_record("alpha", 1, 32, 140.0, 72.0),
+        budgets_record("alpha", 0, 32, 60.0, 10.0, overrides={"alpha.part": False}),  # another setting: no curve
+        budgets_record("beta", 0, 8, 20.0, 50.0),
+        budgets_record("beta", 0, 16, 40.0, 55.0),
+        budgets_record("gamma", 0, 8, 5.0, 40.0),  # one cost: no curve
+        budgets_record("alpha", 0, 8, 30.0, 65.0, backend="erq"),
+        budgets_record("alpha", 0, 8, 30.0, 65.0, bits="w8a8"),
+    ]
+    assert Page(Report([Study(tmp_path, "comparison", "budgets", records)])).places
+    [curves] = [told for told in drawn if told[0] == "W4A4, minmax: top-1, %, against the cost of synthesis"]
+    assert curves[1] == "synthesis, core-seconds"
+    assert [(each.name, [(point.x, point.y) for point in each.points]) for each in curves[2]] == [
+        ("alpha", [(60.0, 60.0), (260.0, 71.0)]),
+        ("beta", [(40.0, 50.0), (80.0, 55.0)]),
+    ]
 
 
 def test_two_thousand_rows_are_filtered_at_once(tab: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import Array, double, noise, tiny_distilled, tiny_swin, tiny_vit
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.models.architecture import reconstruction_units
 from methods.models.rest import Rest
@@ -46,6 +46,26 @@ def test_the_rest_leads_every_unit_to_the_features_and_logits_of_the_network(bui
         assert torch.allclose(rest.features(outputs[name]), features, atol=1e-5), name
         assert torch.allclose(rest.logits(outputs[name]), logits, atol=1e-5), name
         assert not torch.allclose(rest.features(outputs[name].flip(0)), features, atol=1e-2), name
+
+
+class InPlace(nn.Module):
+    """A block that changes what comes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu_()
+
+
+def test_what_follows_a_unit_may_change_its_output_in_place() -> None:
+    model, images = tiny_vit(), noise(2)
+    model.blocks[1] = InPlace()
+    output = unit_outputs(model, images)[UNIT].clone()
+    rest = Rest(model, images[:1])
+    assert rest.move_behind("patch_embed")
+    assert rest.move_behind(UNIT)
+    before = output.clone()
+    found = rest.features(output)
+    assert torch.equal(output, before)
+    assert torch.allclose(found, model.norm(before.relu())[:, 0], atol=1e-6)
 
 
 def precise() -> tuple[Any, Tensor, Tensor]:
