@@ -18,6 +18,7 @@ from methods.text import shortened
 
 _MOST_BYTES = 256 * 1024  # of a TOML file
 _MOST_DOTS = 1000  # in a key of one: tomllib takes time by their square, 13 s at 30,000
+_MOST_BITS = 10_000  # of a number in one
 # What a study file says of itself, beside the runs it holds (`harness.record.studies`).
 ABOUT = ("kind", "title")
 
@@ -131,6 +132,13 @@ def parse_toml(text: str) -> Table:
     if any(part.count(".") > _MOST_DOTS for part in re.split("[=\n]", text)):
         raise ValueError(f"it has more than {_MOST_DOTS} dots in a key")
     try:
-        return tomllib.loads(text)
+        table = tomllib.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+    values: list[Any] = [table]
+    while values:  # a hexadecimal number may be of any length, and Python prints none of over 4300 digits
+        value = values.pop()
+        values += value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise ValueError("it holds a number of thousands of digits")
+    return table

@@ -153,8 +153,11 @@ def test_toml_may_open_with_a_byte_order_mark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a = " + "[" * 20_000, "a = " + "9" * 5000, "a.b = 1\na = 2", "a = 1\na = 2", "a" * 1000, "\x00", "x = {" * 5000],
-    ids=range(7),
+    [
+        *("a = " + "[" * 20_000, "a = " + "9" * 5000, "a = [{b = 0x" + "f" * 4000 + "}]"),
+        *("a.b = 1\na = 2", "a = 1\na = 2", "a" * 1000, "\x00", "x = {" * 5000),
+    ],
+    ids=range(8),
 )
 def test_a_text_that_is_no_toml_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError):
