@@ -31,6 +31,7 @@ _NOTES = [
     "recorded when the disturbance was over, all times together; executed again: of those, cells whose record the "
     "rerun wrote anew; missing or different: cells that after the rerun are not there or differ from an undisturbed "
     "run's in more than provenance, seconds, memory and where their images came from.",
+    "A row whose fault was not named to the newest run of this command is an earlier run's.",
 ]
 
 
