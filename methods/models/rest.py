@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-class _Given(nn.Module):
-    """Puts out what it was given, whatever comes in: for one image, the same for each that does."""
+@contextmanager
+def _hooked(module: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _noise_like(x: Tensor) -> Tensor:
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+
+
+class _Given:
+    """Takes a module's place in a pass: puts out what it was given; for one image, the same for each that comes in."""
 
     def __init__(self, output: Tensor) -> None:
-        super().__init__()
         self.output = output
 
-    def forward(self, inputs: Tensor, *_arguments: object, **_options: object) -> Tensor:
+    def __call__(self, inputs: Tensor, *_arguments: object, **_options: object) -> Tensor:
         """Return a copy of what was given: what follows may change it in place."""
         alone = len(self.output) == 1
         return (self.output.expand(len(inputs), *self.output.shape[1:]) if alone else self.output).clone()
@@ -37,26 +51,28 @@ class Rest:
 
     @torch.no_grad()
     def move_behind(self, name: str) -> bool:
-        """Make the unit `name`, and with it all before it, stand still; False if it is the classifier."""
+        """Make the unit `name`, and with it all before it, stand still.
+
+        False if its output does not decide alone what the features are, as of the classifier, which comes after them,
+        and of layers with a path around them; then nothing is changed.
+        """
         found: list[Tensor] = []
-        hook = self._network.get_submodule(name).register_forward_hook(lambda *passed: found.append(passed[2]))
-        try:
-            self._network.forward_features(self._image)
-        finally:
-            hook.remove()
-        if not found:
+        with _hooked(self._network.get_submodule(name), lambda *passed: found.append(passed[2])):
+            features = self._pooled(self._image)
+        if not found or len(found[0]) != 1:
             return False
+        with _hooked(self._network.get_submodule(name), lambda *_: found[0].clone()):
+            if not torch.equal(self._of_noise(), features):
+                return False
         self._unit = _Given(found[0])
-        parent, _, child = name.rpartition(".")
-        setattr(self._network.get_submodule(parent), child, self._unit)
+        self._network.get_submodule(name).forward = self._unit  # the module stays: others read its attributes
         return True
 
     def features(self, output: Tensor) -> Tensor:
         """Return the penultimate features [n, width] that the unit's output [n, ...] leads to; differentiable."""
         still, self._unit.output = self._unit.output, output
-        hidden = self._network.forward_features(self._images(output))
+        features = self._pooled(self._images(output))
         self._unit.output = still
-        features: Tensor = self._network.forward_head(hidden, pre_logits=True)
         return features
 
     def logits(self, output: Tensor) -> Tensor:
@@ -65,6 +81,17 @@ class Rest:
         logits: Tensor = self._network(self._images(output))
         self._unit.output = still
         return logits
+
+    def _of_noise(self) -> Tensor:
+        """Return the features where all that comes in, or what stands still last puts out, is noise."""
+        still, self._unit.output = self._unit.output, _noise_like(self._unit.output)
+        features = self._pooled(_noise_like(self._image))
+        self._unit.output = still
+        return features
+
+    def _pooled(self, images: Tensor) -> Tensor:
+        features: Tensor = self._network.forward_head(self._network.forward_features(images), pre_logits=True)
+        return features
 
     def _images(self, output: Tensor) -> Tensor:
         """Return as many black images as there are outputs: some families read their number off what comes in."""

@@ -48,7 +48,7 @@ class Learning:
     objective: str = "local"
     """The distance from the target (`methods.quant.learning.objectives`). `local`: squared, of the unit's output;
     `feature`: and of the penultimate feature that it leads to (GLF-Q); `sensitivity`: and weighted by what it does to
-    the logits (LS-ViT)."""
+    the logits (LS-ViT). The last two are `local` for units with a path around them."""
     local_weight: float = 2.0
     """Weight of the local distance beside the other two (GLF-Q: 2)."""
     affine: bool = False

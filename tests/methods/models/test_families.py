@@ -36,9 +36,11 @@ from methods.errors import UsageError
 from methods.models.architecture import attention_sites, patch_sites, reconstruction_units
 from methods.models.attention import attention_maps, attention_operands, attention_outputs
 from methods.models.family import families, family_of
+from methods.models.rest import Rest
 from methods.models.trace import image_shape, trace
 from methods.quant.calibrate import calibrate, observing
 from methods.quant.insert import fold_weights, insert_quantizers, weights_in_floating_point
+from methods.quant.learning.reconstruct import unit_outputs
 from methods.quant.operations import describe
 from methods.quant.recipe import MIN_MAX
 from methods.quant.runtimes import onnx_runtime
@@ -103,6 +105,8 @@ ACROSS_A_BATCH = ("csatv2",)
 TOO_FLAT = {"convit_tiny": 0.95}
 """An untrained ConViT's map of attention has a peak of 0.57 over a flat rest of 0.0014, under a step of 0.57 / 255:
 a uniform grid cannot hold both, a logarithmic one does."""
+SEVERAL_PATHS = ("crossvit_9_240",)
+"""No unit of theirs decides alone what the features are."""
 ENOUGH = 0.99
 """Share of the multiply-accumulates that depend on the image that must be of integers."""
 NOTED = ("integer", "minmax w8a8", "minmax w4a4", "best w8a8", "best w4a4", "file w8a8")
@@ -329,6 +333,19 @@ def test_maps_are_distributions_and_units_hold_every_layer(name: str) -> None:
         assert (found >= 0).all()
         assert (total <= 1 + 1e-4).all()
         assert site.prefix > 0 or (total - 1).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_rest_leads_units_to_the_features_of_the_network(name: str) -> None:
+    model = model_of(name)
+    images = images_of(model, 2)
+    outputs, rest = unit_outputs(model, images), Rest(model, images[:1])
+    with torch.no_grad():
+        features = model.forward_head(model.forward_features(images), pre_logits=True)
+        found = {unit: rest.features(output) for unit, output in outputs.items() if rest.move_behind(unit)}
+    assert bool(found) != (name in SEVERAL_PATHS)
+    for unit, led in found.items():
+        assert (led - features).norm() <= 1e-4 * features.norm(), unit
 
 
 @pytest.mark.parametrize("method", ["noise", "psaq_vit", "spdfq"])
