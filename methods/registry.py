@@ -22,10 +22,13 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names of one kind ("method" or "backend"), each leading to a class without arguments."""
+    """Names of one kind ("method" or "backend"), each leading to a class without arguments.
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    contract: "module:Class" of what these are instances of, imported when the first of them is made; None: anything.
+    """
+
+    def __init__(self, kind: str, contract: str | None = None) -> None:
+        self.kind, self._contract = kind, contract
         self._targets: dict[str, str | type[T]] = {}
 
     def register(self, name: str, target: str | type[T]) -> None:
@@ -44,17 +47,25 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """Return an instance of the entry `name`; raises UsageError with the nearest known name, or with the reason
-        why what it leads to cannot be imported."""
+        why what it leads to cannot be imported or is no method or backend."""
         if name not in self._targets:
             raise unknown_name(self.kind, name, self._targets)
         target = self._targets[name]
         try:
-            return (_imported(target) if isinstance(target, str) else target)()
+            return self._kept((_imported(target) if isinstance(target, str) else target)())
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a stranger's module may raise anything, and may try to end us
             reason = f"{type(error).__name__}: {error}"
             raise UsageError(f"The {self.kind} {name!r} cannot be loaded from {target} ({reason}).") from error
+
+    def _kept(self, found: T) -> T:
+        """Return an instance; raises TypeError when it is none of the contract's, or has no version."""
+        if self._contract is not None:
+            kept = isinstance(found, _imported(self._contract))
+            if not kept or type(getattr(found, "version", None)) is not int:
+                raise TypeError(f"it must be a {self._contract} with a whole number as its version")
+        return found
 
     @contextmanager
     def unless_it_fails(self) -> Iterator[None]:
@@ -72,5 +83,5 @@ def _imported(target: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-METHODS: Registry[Method] = Registry("method")
-BACKENDS: Registry[Backend] = Registry("backend")
+METHODS: Registry[Method] = Registry("method", "methods.contracts:Method")
+BACKENDS: Registry[Backend] = Registry("backend", "methods.contracts:Backend")

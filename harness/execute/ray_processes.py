@@ -14,8 +14,9 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
-from itertools import chain
 from types import FrameType
 from typing import NoReturn
 
@@ -97,7 +98,7 @@ def _guard(driver: int, before: set[int]) -> None:
     family: set[psutil.Process] = set()
     while True:
         parents = _since(driver, before) if named is None else named
-        family = {*parents, *(child for child in family if _alive(child)), *chain(*map(_below, parents))}
+        family = {*parents, *(child for child in family if _alive(child)), *_below(parents)}
         if not select.select([sys.stdin], [], [], _START_SECONDS if named is None else _LIST_SECONDS)[0]:
             continue
         told = os.read(sys.stdin.fileno(), _LONGEST)
@@ -118,7 +119,7 @@ def _still(family: set[psutil.Process]) -> set[psutil.Process]:
             with suppress(psutil.NoSuchProcess):
                 process.suspend()
         found |= new
-        family = family.union(*map(_below, new))
+        family = family | _below(new)
     return found
 
 
@@ -131,11 +132,18 @@ def _since(driver: int, before: set[int]) -> list[psutil.Process]:
         return []
 
 
-def _below(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        found: list[psutil.Process] = process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+def _below(parents: Iterable[psutil.Process]) -> set[psutil.Process]:
+    """Return all that processes have started, and what these have: by one look at the machine's processes, of which
+    there may be thousands, not by one for each parent."""
+    children: dict[int, list[psutil.Process]] = defaultdict(list)
+    for process in psutil.process_iter(["ppid"]):
+        children[process.info["ppid"]].append(process)
+    found: set[psutil.Process] = set()
+    left = [parent for parent in parents if parent.is_running()]  # no other process has its number by now
+    while left:
+        new = set(children[left.pop().pid]) - found
+        found |= new
+        left += new
     return found
 
 

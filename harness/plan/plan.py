@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -16,6 +17,7 @@ from harness.record.cells import Cell, Identity, cell_key, reference_key, synthe
 from harness.record.records import damage, is_recorded
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
+from methods.text import shortened
 
 MOST_CELLS = 100_000
 
@@ -128,9 +130,16 @@ def _prerequisites(
         seed=cell.seed,
         calibration=request.calibration[task] if cell.calibration else None,
         reference=reference.key,
-        passes=maker.image_passes(config),
+        passes=_checked(cell.method, maker.image_passes(config)),
     )
     return synthesis, reference
+
+
+def _checked(owner: str, passes: float) -> float:
+    """Return what a method or backend says of its passes; a plugin may say anything."""
+    if not (isinstance(passes, int | float) and 0 <= passes < math.inf):
+        raise UsageError(f"{owner}.image_passes must give a number of 0 or more, not {shortened(repr(passes))}.")
+    return passes
 
 
 def _cell_job(
@@ -139,7 +148,7 @@ def _cell_job(
     """Return the job of a cell; its passes count an evaluated image as a third (forward only)."""
     quantizer = BACKENDS.get(cell.backend)
     config = effective_config(quantizer, cell.model, request.overrides)
-    learned = quantizer.image_passes(config, getattr(synthesis.config, "images", 0))
+    learned = _checked(cell.backend, quantizer.image_passes(config, getattr(synthesis.config, "images", 0)))
     return CellJob(
         key=cell_key(cell, identity),
         cell=cell,

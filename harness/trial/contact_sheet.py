@@ -72,10 +72,10 @@ def class_names(entry: ModelEntry) -> Sequence[str]:
 
 def denormalized(entry: ModelEntry, image: Tensor) -> NDArray[np.uint8]:
     """Return a normalized image [C, H, W] as uint8 pixels [H, W, 3], grey or coloured; values outside [0, 1] are
-    clipped."""
+    clipped, NaN is black."""
     mean, std = np.array(entry.mean), np.array(entry.std)
     pixels = image.numpy().transpose(1, 2, 0) * std + mean
-    result: NDArray[np.uint8] = np.round(pixels.clip(0, 1) * 255).astype(np.uint8)
+    result: NDArray[np.uint8] = np.round(np.nan_to_num(pixels.clip(0, 1)) * 255).astype(np.uint8)
     return result.repeat(3, axis=-1) if len(mean) == 1 else result
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from harness.__main__ import main
 from harness.inputs import plugins as catalog
 from methods.errors import UsageError
 from methods.registry import BACKENDS, METHODS
+from methods.synthesis.noise import Noise
 
 TINY = ["--models", "vit_digits", "--backends", "minmax", "--limit", "20", "--bits", "w8a8"]
 
@@ -109,6 +112,35 @@ def test_a_method_that_cannot_be_made_is_a_sentence(
     outcome = run_bench(tmp_path / "results", *TINY, "--methods", "unmade", "--plan")
     assert outcome.code == 2
     assert "The method 'unmade' cannot be loaded from cannot_be_made:made" in outcome.err
+
+
+class Odd(Noise):
+    """Says of its passes and of its version what nobody can count with."""
+
+    passes: object = 1
+
+    def image_passes(self, config: Any) -> Any:
+        return self.passes
+
+
+@pytest.mark.parametrize("passes", [math.nan, math.inf, -1, "many", None])
+def test_passes_that_are_no_number_are_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: object
+) -> None:
+    monkeypatch.setattr(Odd, "passes", passes)
+    monkeypatch.setitem(METHODS._targets, "odd", Odd)
+    outcome = run_bench(tmp_path / "results", *TINY, "--methods", "odd", "--plan")
+    assert outcome.code == 2
+    assert f"odd.image_passes must give a number of 0 or more, not {passes!r}." in outcome.err
+
+
+def test_what_is_no_method_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Odd, "version", "one")
+    for target in (dict, Odd):
+        monkeypatch.setitem(METHODS._targets, "odd", target)
+        outcome = run_bench(tmp_path / "results", *TINY, "--methods", "odd", "--plan")
+        assert outcome.code == 2
+        assert "it must be a methods.contracts:Method with a whole number as its version" in outcome.err
 
 
 def test_a_plugin_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -97,9 +97,9 @@ def test_denormalized_inverts_the_models_own_mean_and_std() -> None:
         assert shown.tolist() == pixels.permute(1, 2, 0).int().tolist()
 
 
-def test_values_outside_the_pixel_range_are_clipped() -> None:
-    image = torch.tensor([-9.0, 9.0]).reshape(1, 1, 2).expand(3, 1, 2)
-    assert denormalized(ENTRIES["vit_digits"], image).tolist() == [[[0, 0, 0], [255, 255, 255]]]
+def test_values_outside_the_pixel_range_are_clipped_and_nan_is_black() -> None:
+    image = torch.tensor([-9.0, 9.0, torch.nan]).reshape(1, 1, 3).expand(3, 1, 3)
+    assert denormalized(ENTRIES["vit_digits"], image).tolist() == [[[0, 0, 0], [255, 255, 255], [0, 0, 0]]]
 
 
 def test_regions_are_outlined_in_their_own_image_only() -> None:
