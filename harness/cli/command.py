@@ -7,7 +7,9 @@ machine, does not do. 3: an error of this program's own; its traceback is in the
 
 from __future__ import annotations
 
+import atexit
 import codecs
+import gc
 import io
 import logging
 import os
@@ -22,6 +24,7 @@ from methods.text import printable, shortened
 
 DONE, FAILED, REFUSED, OWN_ERROR, INTERRUPTED, UNREAD = 0, 1, 2, 3, 130, 141
 _LONGEST = 2000
+atexit.register(gc.freeze)  # else the interpreter ends by collecting all that torch and timm hold: a second of work
 _IN_ASCII = {"±": "+-", "×": "x", "†": "+", "‡": "++", "–": "-", "…": "...", "•": "*", "━": "-", "╸": "-", "╺": "-"}
 
 

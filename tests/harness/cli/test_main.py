@@ -129,6 +129,14 @@ def test_the_notes_of_an_error_stand_below_it_a_line_each(capsys: pytest.Capture
     assert capsys.readouterr().err == "No weights.\n  one way\n  another\\nway\n"
 
 
+def test_the_interpreters_end_collects_nothing() -> None:
+    script = (
+        "import atexit, gc\natexit.register(lambda: print(gc.get_freeze_count() > 1000))\n"
+        "import harness.cli.command"  # registered later, so called before
+    )
+    assert python("-c", script).out == "True\n"
+
+
 def test_an_output_that_is_closed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", None)  # as Python has it after >&-
     assert ended(lambda: 0) == 0
