@@ -21,7 +21,7 @@ _DISKS = (16, 32, 64, 96, 128, 200, 320, 560)
 
 def removed(folder: Path, times: int, moments: random.Random) -> Outcome:
     """The results folder is removed in the middle of a run: the command ends, and a rerun completes."""
-    outcome = Outcome("results folder removed in the middle", seconds=0.0)
+    outcome = Outcome("results folder removed in the middle")
     for number in range(times):
         results = folder / str(number)
         with driver(results, *LOCAL) as process:
