@@ -24,7 +24,7 @@ from methods.models.architecture import named_attentions, product_layers
 from methods.models.calls import CallSite, watch
 from methods.models.functions import Product, Trace
 from methods.models.trace import separate, trace
-from methods.quant.layers import QuantizedLayer
+from methods.quant.layers import QuantizedCall, QuantizedLayer
 from methods.quant.quantizers.base import Quantizer
 from methods.quant.recipe import Maker, Recipe, format_recipe, made
 
@@ -103,7 +103,7 @@ def _watch_products(model: nn.Module, bits: Bits, recipe: Recipe, seen: Trace) -
         watch(model.get_submodule(name), own)
 
 
-def _site(product: Product, bits: Bits, recipe: Recipe) -> CallSite:
+def _site(product: Product, bits: Bits, recipe: Recipe) -> QuantizedCall:
     """Return the quantizers of a product's operands; raises UsageError for those per head or block, unknown here."""
     if recipe.per_head:
         raise UsageError("Quantizers per head are for stock ViT, DeiT and Swin alone.")
@@ -117,7 +117,7 @@ def _site(product: Product, bits: Bits, recipe: Recipe) -> CallSite:
     if "weight" in quantizers:
         quantizers["weight"] = made(recipe.weights, bits.weights)
     placed = {name: quantizer for name, quantizer in quantizers.items() if quantizer is not None}
-    return CallSite(product.index, product.kind, placed)
+    return QuantizedCall(product.index, product.kind, placed)
 
 
 def note_placement(quantized: nn.Module, places: str, bits: Bits) -> None:

@@ -1,15 +1,18 @@
-"""Layers with quantizers, swapped in for stock ones: linear, convolution, and the fused q/k/v projection."""
+"""Products with quantizers: layers swapped in for stock ones (linear, convolution, the fused q/k/v projection), and
+call sites."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from methods.models.calls import StandIn
-from methods.quant.quantizers.base import Quantizer
+from methods.models.calls import CallSite, StandIn
+from methods.models.functions import Function
+from methods.quant.quantizers.base import Quantizer, workspace
 
 
 class QuantizedLayer(StandIn):
@@ -59,6 +62,11 @@ class QuantizedLayer(StandIn):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the layer on the quantized input with the quantized weight."""
+        with workspace():
+            x = self._product(x)
+        return self._quantized_outputs(x) if self.outputs else x
+
+    def _product(self, x: Tensor) -> Tensor:
         if self.inputs is not None:
             x = self.inputs(x)
         weight = self.layer.weight
@@ -66,12 +74,12 @@ class QuantizedLayer(StandIn):
             weight = self.weights(weight)
         kind = type(self.layer).forward
         if kind is nn.Conv2d.forward:
-            x = self.layer._conv_forward(x, weight, self.layer.bias)  # type: ignore[operator]
+            result: Tensor = self.layer._conv_forward(x, weight, self.layer.bias)  # type: ignore[operator]
         elif kind is nn.Linear.forward:
-            x = nn.functional.linear(x, weight, self.layer.bias)
+            result = nn.functional.linear(x, weight, self.layer.bias)
         else:  # a stock layer with a way of its own, which pads as TensorFlow does
-            x = functional_call(self.layer, {"weight": weight}, (x,))
-        return self._quantized_outputs(x) if self.outputs else x
+            result = functional_call(self.layer, {"weight": weight}, (x,))
+        return result
 
     def _quantized_outputs(self, x: Tensor) -> Tensor:
         """Quantize the slices of the result, in place where no gradient is needed."""
@@ -84,3 +92,12 @@ class QuantizedLayer(StandIn):
             if isinstance(quantizer, Quantizer):
                 quantizer.fake_quantize_(part)
         return x
+
+
+class QuantizedCall(CallSite):
+    """A call site whose operands pass quantizers."""
+
+    def forward(self, function: Function, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> Tensor:
+        """Compute the call on quantized operands."""
+        with workspace():
+            return super().forward(function, arguments, options)

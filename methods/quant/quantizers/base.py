@@ -4,13 +4,16 @@ Simulated quantization: the arithmetic stays in floating point, only the values 
 pass straight through inside the range and are zero outside it. The quantizers are the files beside this one.
 
 A fake quantizer is a handful of cheap operations; on a CPU, each of them over a whole activation waits for memory. In
-place and part by part (`changed`, `change_`) all but the first find their values in the cache.
+place and part by part (`changed`, `change_`) all but the first find their values in the cache. What they write goes to
+memory written before (`workspace`): the system hands out fresh pages at a third of that speed.
 """
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -127,7 +130,7 @@ Chain = Callable[[Tensor], object]
 
 def changed(x: Tensor, chain: Chain, cut: bool = True) -> Tensor:
     """Return a copy of x [n, ...] changed in place by `chain`; `cut` says that it may see part of x at a time."""
-    result = torch.empty_like(x)
+    result = _room(x)
     for source, part in zip(_parts(x, cut), _parts(result, cut), strict=True):
         chain(part.copy_(source))
     return result
@@ -145,3 +148,42 @@ def _parts(x: Tensor, cut: bool) -> tuple[Tensor, ...]:
         return (x,)
     parts: tuple[Tensor, ...] = x.split(max(1, _BLOCK * len(x) // x.numel()))
     return parts
+
+
+_SPARE = 2  # a product has two operands
+
+
+class _Buffers(threading.local):
+    """One-dimensional buffers of a thread, float32: spare ones, and those that each `workspace` it is in has taken."""
+
+    def __init__(self) -> None:
+        self.spare: list[Tensor] = []
+        self.taken: list[list[Tensor]] = []
+
+
+_BUFFERS = _Buffers()
+
+
+@contextmanager
+def workspace() -> Iterator[None]:
+    """Use the memory of what quantizers return inside the `with` again after it, so nothing of it may be kept.
+
+    Without gradients, in inference mode on CPUs, that is; elsewhere what they return is the caller's.
+    """
+    _BUFFERS.taken.append([])
+    try:
+        yield
+    finally:
+        _BUFFERS.spare = sorted([*_BUFFERS.spare, *_BUFFERS.taken.pop()], key=torch.numel)[-_SPARE:]
+
+
+def _room(x: Tensor) -> Tensor:
+    """Return memory for as many values as x has, laid out as x is."""
+    reused = _BUFFERS.taken and torch.is_inference_mode_enabled() and x.is_cpu and x.dtype == torch.float32
+    if not reused or x.numel() <= _BLOCK:  # what is small stays in the process anyway
+        return torch.empty_like(x)
+    fitting = [buffer for buffer in _BUFFERS.spare if len(buffer) >= x.numel()]
+    buffer = fitting[0] if fitting else x.new_empty(x.numel())
+    _BUFFERS.spare = [other for other in _BUFFERS.spare if other is not buffer]
+    _BUFFERS.taken[-1].append(buffer)
+    return buffer.as_strided(x.shape, torch.empty_like(x, device="meta").stride())

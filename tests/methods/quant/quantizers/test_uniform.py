@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from methods.quant.quantizers.base import workspace
 from methods.quant.quantizers.ranges import MinMaxRange
 from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
 
@@ -174,3 +175,37 @@ def test_large_tensors_are_rounded_as_one_chain_rounds_them(shape: tuple[int, ..
     wide = torch.cat([x, x], dim=-1)
     quantizer.fake_quantize_(wide[..., : x.shape[-1]])
     assert torch.equal(wide, torch.cat([expected, x], dim=-1))
+
+
+def large(seed: int) -> Tensor:
+    return torch.randn((3, 40_000), generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_workspace_uses_memory_again_only_after_its_end() -> None:
+    left, right = large(1), large(2).T
+    quantizer = uniform(left, 4)
+    expected = [quantizer(x) for x in (left, right)]
+    places = []
+    for _ in range(2):
+        with torch.inference_mode(), workspace():
+            found = [quantizer(x) for x in (left, right)]
+            assert [x.stride() for x in found] == [(40_000, 1), (1, 40_000)]
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+            places.append({x.data_ptr() for x in found})
+    assert len(places[0]) == 2
+    assert places[0] == places[1]
+
+
+def test_what_a_quantizer_returns_is_the_callers_outside_inference_mode_and_workspaces() -> None:
+    x, y = large(1), large(2)
+    quantizer = uniform(x, 4)
+    with torch.no_grad(), workspace():
+        first = quantizer(x)
+    with torch.inference_mode():
+        second = quantizer(x)
+        with workspace():
+            quantizer(y)
+        with workspace():
+            quantizer(y)
+    assert torch.equal(first, second)
+    assert torch.equal(first, quantizer(x))
