@@ -1,11 +1,13 @@
-"""How fast the harness is: `python tests/harness/benchmarks.py streaming FOLDER [MODEL [THREADS]]`, or `tables`.
+"""How fast the harness is: `python tests/harness/benchmarks.py speed FOLDER [MODEL [THREADS [ROUNDS]]]` and others.
 
-`streaming`: repeats the JPEGs of a folder of class folders (named by WordNet id), each with a comment of its own,
-until a tar file has 5,000 of them. Prints images per second, and processor time, of `harness.trial.evaluate` beside
-those of the loop of timm's `validate.py` (its loader with as many worker processes as there are cores, loss and
-accuracies) on the same model (`deit_t`), batch size, threads and images, in turns, the first of which does not count;
-and the peak memory of an evaluation of all images beside that of one of 500, each in a process of its own. Weights
-come from DFQ_WEIGHTS, else they are random: they take the same time.
+`speed`: repeats the JPEGs of a folder of class folders (named by WordNet id), each with a comment of its own, until a
+tar file has 900 of them. Prints images per second, and processor time, of `harness.trial.evaluate` beside those of the
+loop of timm's `validate.py` (its loader with as many worker processes as there are cores, loss and accuracies) on the
+same model (`deit_t`), batch size, threads and images, in turns (3), one more of which goes ahead and does not count.
+Weights come from DFQ_WEIGHTS, else they are random: they take the same time.
+
+`memory FOLDER [MODEL [THREADS]]`: prints the peak memory of an evaluation of 5,000 such images beside that of one of
+500, each in a process of its own.
 
 `tables`: prints, for 1,000 and 20,000 records (or the counts given), the median of three runs of
 `python -m harness.leaderboard` in a process of its own: wall-clock and processor seconds, start to table.
@@ -102,9 +104,12 @@ def timms(tar: Path, name: str) -> float:
     return float(top1.avg)
 
 
-def speeds(tar: Path, name: str) -> None:
+def speed(place: str, name: str = "deit_t", threads: str = "2", rounds: str = str(_ROUNDS)) -> None:
     """Print what both take, in turns, and the ratio of neighbours."""
-    runs = [(took(ours, tar, name), took(timms, tar, name)) for _ in range(1 + _ROUNDS)][1:]
+    torch.set_num_threads(int(threads))
+    with tempfile.TemporaryDirectory() as folder:
+        tar = pack(Path(place), Path(folder) / "images.tar", _TIMED)
+        runs = [(took(ours, tar, name), took(timms, tar, name)) for _ in range(1 + int(rounds))][1:]
     mine, theirs = (statistics.median(run[side][0] for run in runs) for side in (0, 1))
     seconds = [1000 * statistics.median(run[side][1] for run in runs) for side in (0, 1)]
     print(
@@ -122,26 +127,19 @@ def took(evaluate: Callable[[Path, str], float], tar: Path, name: str) -> tuple[
     return speed, (sum(os.times()[:4]) - processor) / _TIMED
 
 
-def peak(tar: Path, name: str, threads: int) -> float:
-    """Return the peak in MiB of an evaluation in a process of its own."""
-    words = [sys.executable, __file__, "streaming", str(tar), name, str(threads)]
-    return float(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-
-
-def streaming(words: list[str]) -> None:
-    """Print the two lines, or as a child the peak of the one tar file given."""
-    place, name, threads = (words + ["deit_t", "2"][len(words) - 1 :])[:3]
-    torch.set_num_threads(int(threads))
+def memory(place: str, name: str = "deit_t", threads: str = "2") -> None:
+    """Print the line, or as a child the peak in MiB of an evaluation of the one tar file given."""
     if place.endswith(".tar"):
+        torch.set_num_threads(int(threads))
         with metered(_CPU) as meter:
             ours(Path(place), name)
         print(meter.peak_mb)
         return
     with tempfile.TemporaryDirectory() as folder:
-        tars = [pack(Path(place), Path(folder) / f"{count}.tar", count) for count in (_TIMED, _FEW, _MANY)]
-        speeds(tars[0], name)
-        few, many = (peak(tar, name, int(threads)) for tar in tars[1:])
-        print(f"peak memory: {few:.0f} MiB for {_FEW} images, {many:.0f} MiB for {_MANY}; {many - few:+.0f} MiB")
+        tars = [pack(Path(place), Path(folder) / f"{count}.tar", count) for count in (_FEW, _MANY)]
+        words = [[sys.executable, __file__, "memory", str(tar), name, threads] for tar in tars]
+        few, many = (float(subprocess.run(w, check=True, capture_output=True, text=True).stdout) for w in words)
+    print(f"peak memory: {few:.0f} MiB for {_FEW} images, {many:.0f} MiB for {_MANY}; {many - few:+.0f} MiB")
 
 
 def table(folder: Path) -> tuple[float, float]:
@@ -154,9 +152,9 @@ def table(folder: Path) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def tables(words: list[str]) -> None:
+def tables(*counts: str) -> None:
     """Print a line per count of records."""
-    for count in [int(word) for word in words] or [1000, 20_000]:
+    for count in [int(word) for word in counts] or [1000, 20_000]:
         with tempfile.TemporaryDirectory() as place:
             many_records(Path(place) / "results", count)
             runs = [table(Path(place) / "results") for _ in range(_ROUNDS)]
@@ -165,4 +163,5 @@ def tables(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    {"streaming": streaming, "tables": tables}[sys.argv[1]](sys.argv[2:])
+    _COMMANDS: dict[str, Callable[..., None]] = {"speed": speed, "memory": memory, "tables": tables}
+    _COMMANDS[sys.argv[1]](*sys.argv[2:])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from family_kit import images_of, model_of
 from tiny_models import noise, tiny_distilled, tiny_swin, tiny_vit
 from torch import Tensor
 
-from methods.models.architecture import attention_modules, attention_sites
-from methods.models.attention import attention_maps
+from methods.models.architecture import attention_modules, attention_sites, patch_sites
+from methods.models.attention import attention_maps, attention_operands, attention_outputs
 from methods.models.sites import AttentionSite
 
 MODELS = {
@@ -106,3 +108,29 @@ def test_hooks_are_gone_after_the_pass_also_after_an_error() -> None:
     model(noise(1))
     assert len(maps) == 2
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("name", ["test_vit", "xcit_nano_12_p16_224", "levit_128s", "shvit_s1"])
+def test_watching_leaves_no_trace(name: str) -> None:
+    model = model_of(name)
+    sites, images = attention_sites(model), images_of(model, 1)
+    kinds = [type(module) for module in model.modules()]
+    expected = model(images)
+    readers: list[Callable[[Any], Any]] = [attention_outputs, lambda chosen: attention_maps(chosen, 1)]
+    for reader in readers:
+        with reader(sites):
+            assert torch.allclose(model(images), expected, atol=1e-5)
+        assert [type(module) for module in model.modules()] == kinds
+    assert torch.equal(model(images), expected)
+
+
+def test_operands_make_the_map() -> None:
+    """The softmax of Q K^T, as it is read, is the map that is read."""
+    model = model_of("levit_128s")
+    sites = [site for site in patch_sites(model) if site.grid == (14, 14)][:1]
+    with torch.no_grad(), attention_operands(sites) as operands, attention_maps(sites, 1) as maps:
+        model(images_of(model, 1))
+    [(query, key)], [found] = operands, maps
+    module: Any = sites[0].module
+    scores = query @ key.transpose(-2, -1) * module.scale + module.get_attention_biases(query.device)
+    assert torch.allclose(scores.softmax(dim=-1).mean(dim=-2), found, atol=1e-5)

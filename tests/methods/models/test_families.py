@@ -5,36 +5,30 @@ were placed. Models have random weights. The smallest member of every family run
 `docs/models.md` is made of what such a run finds:
 
     pytest tests/methods/models/test_families.py -m 'slow or not slow' --junitxml families.xml
-    PYTHONPATH=. python tests/methods/models/test_families.py docs/models.md families.xml
+    PYTHONPATH=. python tests/methods/models/family_kit.py docs/models.md families.xml
 
 The whole takes hours; with `-k '[volo_d1_224'` it is one model, whose row is filled in.
 """
 
 from __future__ import annotations
 
-import re
-import sys
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeAlias
-from xml.etree import ElementTree
 
 import onnx
 import pytest
-import timm
 import torch
+from family_kit import SMALLEST, calls, images_of, model_of, space_of
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import spdfq  # noqa: F401 - registers its method
 from harness.deploy.onnx_file import encoded
 from harness.deploy.program import quantized_program
 from methods.bits import Bits
-from methods.contracts import ImageSpace, QuantizationContext, SynthesisContext
+from methods.contracts import QuantizationContext, SynthesisContext
 from methods.errors import UsageError
-from methods.models.architecture import attention_sites, patch_sites, reconstruction_units
-from methods.models.attention import attention_maps, attention_operands, attention_outputs
+from methods.models.architecture import attention_sites, reconstruction_units
+from methods.models.attention import attention_maps
 from methods.models.family import families, family_of
 from methods.models.rest import Rest
 from methods.models.trace import image_shape, trace
@@ -46,55 +40,6 @@ from methods.quant.recipe import MIN_MAX
 from methods.quant.runtimes import onnx_runtime
 from methods.registry import BACKENDS, METHODS
 
-SMALLEST = {
-    "vision_transformer": "test_vit",
-    "deit": "deit_tiny_distilled_patch16_224",
-    "vision_transformer_hybrid": "vit_tiny_r_s16_p8_224",
-    "vision_transformer_relpos": "vit_relpos_small_patch16_224",
-    "swin_transformer": "swin_tiny_patch4_window7_224",
-    "swin_transformer_v2": "swinv2_tiny_window8_256",
-    "swin_transformer_v2_cr": "swinv2_cr_tiny_ns_224",
-    "eva": "eva02_tiny_patch14_336",
-    "beit": "beit_base_patch16_224",
-    "naflexvit": "naflexvit_base_patch16_gap",
-    "convit": "convit_tiny",
-    "cait": "cait_xxs24_224",
-    "xcit": "xcit_nano_12_p16_224",
-    "crossvit": "crossvit_9_240",
-    "tnt": "tnt_s_legacy_patch16_224",
-    "pit": "pit_ti_224",
-    "volo": "volo_d1_224",
-    "levit": "levit_128s",
-    "pvt_v2": "pvt_v2_b0",
-    "twins": "twins_svt_small",
-    "nest": "nest_tiny_jx",
-    "hiera": "hiera_tiny_224",
-    "mvitv2": "mvitv2_tiny",
-    "coat": "coat_lite_tiny",
-    "maxxvit": "coatnet_nano_rw_224",
-    "gcvit": "gcvit_xxtiny",
-    "davit": "davit_tiny",
-    "tiny_vit": "tiny_vit_5m_224.dist_in22k_ft_in1k",
-    "visformer": "visformer_tiny",
-    "metaformer": "caformer_s18",
-    "efficientformer": "efficientformer_l1",
-    "efficientformer_v2": "efficientformerv2_s0",
-    "fastvit": "fastvit_sa12",
-    "nextvit": "nextvit_small",
-    "iformer": "iformer_t",
-    "lowformer": "lowformer_b0",
-    "cpubone": "cpubone_nano",
-    "csatv2": "csatv2",
-    "mobilevit": "mobilevit_xxs",
-    "byoanet": "botnet26t_256",
-    "shvit": "shvit_s1",
-    "efficientvit_msra": "efficientvit_m0",
-    "efficientvit_mit": "efficientvit_b0",
-    "swiftformer": "swiftformer_xs",
-    "edgenext": "edgenext_xx_small",
-    "focalnet": "focalnet_tiny_srf",
-    "repvit": "repvit_m0_9",
-}
 QUICK = ("test_vit", "shvit_s1", "efficientvit_m0", "levit_128s", "xcit_nano_12_p16_224", "edgenext_xx_small")
 SLOW = [name for name in SMALLEST.values() if name not in QUICK]
 EVERY = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
@@ -109,82 +54,7 @@ SEVERAL_PATHS = ("crossvit_9_240",)
 """No unit of theirs decides alone what the features are."""
 ENOUGH = 0.99
 """Share of the multiply-accumulates that depend on the image that must be of integers."""
-NOTED = ("integer", "minmax w8a8", "minmax w4a4", "best w8a8", "best w4a4", "file w8a8")
-"""What the tests note, in the table's order."""
-NOT_RUN = "not run"
-_SAMPLE, _SLICES = 20_000, 4
-_PLACES = tuple(enumerate(NOTED, start=2))
-_TABLE = re.compile("(?<=<!-- matrix -->\n).*?(?=<!-- matrix end -->)", re.S)
-
 Note: TypeAlias = Callable[[str, object], None]
-
-
-def model_of(name: str) -> Any:
-    torch.manual_seed(0)
-    model = timm.create_model(name, pretrained=False)
-    for parameter in model.parameters():
-        # some families leave position embeddings as they find the memory, and Hiera's classifier begins at zero
-        if not parameter.isfinite().all() or (parameter.dim() > 1 and not parameter.any()):
-            nn.init.normal_(parameter, std=0.02)
-    return model.eval().requires_grad_(False)
-
-
-def space_of(model: nn.Module) -> ImageSpace:
-    channels, height, width = image_shape(model)
-    return ImageSpace(height, width, (0.5,) * channels, (0.5,) * channels)
-
-
-def images_of(model: nn.Module, count: int = 2) -> Tensor:
-    """Images of pixels in [0, 1], as all images are: what lies beyond that box is clipped."""
-    drawn = torch.rand((count, *image_shape(model)), generator=torch.Generator().manual_seed(1))
-    return drawn * 2 - 1
-
-
-class Products(TorchDispatchMode):
-    """Counts the multiply-accumulates torch is given, and those of them with both operands on a grid of `bits`."""
-
-    def __init__(self, bits: int) -> None:
-        super().__init__()
-        self.bits: int = bits
-        self.all = self.integer = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        result = function(*arguments, **(options or {}))
-        name = function.name().partition("::")[2].partition(".")[0]
-        assert "attention" not in name  # no fused kernel hides its softmax output
-        first = {"mm": 0, "bmm": 0, "convolution": 0, "addmm": 1, "baddbmm": 1}.get(name)
-        if first is not None:
-            left, right = arguments[first : first + 2]
-            count = result.numel() * (right[0].numel() if name == "convolution" else left.shape[-1])
-            if name == "convolution" and arguments[6]:
-                count = left.numel() * right[0].numel()
-            self.all += count
-            self.integer += count * (self.gridded(left) and self.gridded(right))
-        return result
-
-    def gridded(self, x: Tensor) -> bool:
-        """Whether x has at most 2^bits values, as a whole or along one dimension; an image has eight bits."""
-        most = 1 << (8 if x.dim() == 4 and x.shape[1] == 3 else self.bits)
-        flat = x.flatten()
-        if few(flat[:: max(1, len(flat) // _SAMPLE)], most):
-            return True
-        return any(all(few(part[:_SAMPLE], most) for part in slices(x, dim)) for dim in range(x.dim()))
-
-
-def few(values: Tensor, most: int) -> bool:
-    return len(values.unique()) <= most
-
-
-def slices(x: Tensor, dim: int) -> Iterator[Tensor]:
-    for index in range(0, x.shape[dim], max(1, x.shape[dim] // _SLICES)):
-        yield x.select(dim, index).flatten()
-
-
-def calls(model: nn.Module, images: Tensor, bits: int) -> Products:
-    watch = Products(bits)
-    with torch.no_grad(), watch:
-        model(images)
-    return watch
 
 
 def quantized(model: nn.Module, images: Tensor, bits: str) -> nn.Module:
@@ -367,65 +237,3 @@ def test_synthesis_works_or_is_refused_beforehand(name: str, method: str) -> Non
     )
     assert made.images.shape == (2, channels, height, width)
     assert made.images.isfinite().all()
-
-
-@pytest.mark.parametrize("name", ["test_vit", "xcit_nano_12_p16_224", "levit_128s", "shvit_s1"])
-def test_watching_leaves_no_trace(name: str) -> None:
-    model = model_of(name)
-    sites, images = attention_sites(model), images_of(model, 1)
-    kinds = [type(module) for module in model.modules()]
-    expected = model(images)
-    readers: list[Callable[[Any], Any]] = [attention_outputs, lambda chosen: attention_maps(chosen, 1)]
-    for reader in readers:
-        with reader(sites):
-            assert torch.allclose(model(images), expected, atol=1e-5)
-        assert [type(module) for module in model.modules()] == kinds
-    assert torch.equal(model(images), expected)
-
-
-def test_operands_make_the_map() -> None:
-    """The softmax of Q K^T, as it is read, is the map that is read."""
-    model = model_of("levit_128s")
-    sites = [site for site in patch_sites(model) if site.grid == (14, 14)][:1]
-    with torch.no_grad(), attention_operands(sites) as operands, attention_maps(sites, 1) as maps:
-        model(images_of(model, 1))
-    [(query, key)], [found] = operands, maps
-    module: Any = sites[0].module
-    scores = query @ key.transpose(-2, -1) * module.scale + module.get_attention_biases(query.device)
-    assert torch.allclose(scores.softmax(dim=-1).mean(dim=-2), found, atol=1e-5)
-
-
-def noted(files: Sequence[Path]) -> dict[str, dict[str, str]]:
-    """Return what the tests of each model noted, as `--junitxml` has written it."""
-    found: dict[str, dict[str, str]] = defaultdict(dict)
-    for case in (case for file in files for case in ElementTree.parse(file).iter("testcase")):
-        name = case.get("name", "").partition("[")[2].removesuffix("]")
-        found[name] |= {row.get("name", ""): row.get("value", "") for row in case.iter("property")}
-    return found
-
-
-def standing(table: str) -> dict[str, dict[str, str]]:
-    """Return what a table of `main` says of each model."""
-    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
-    return {row[1]: dict(zip(NOTED, row[2:], strict=True)) for row in rows[2:]}
-
-
-def main(document: str, *files: str) -> None:
-    """Write what runs have noted into a document's table of models, whose other figures stand."""
-    path, new = Path(document), noted([Path(file) for file in files])
-    text = path.read_text()
-    old = standing(_TABLE.findall(text)[0])
-    rows = [f"| family | model | {' | '.join(NOTED)} |", f"|{'---|' * (2 + len(NOTED))}"]
-    for module, name in sorted(SMALLEST.items(), key=lambda item: families()[item[0]].name.lower()):
-        figures = dict.fromkeys(NOTED, NOT_RUN) | old.get(name, {}) | new[name]
-        if set(figures.values()) != {NOT_RUN}:
-            rows.append(f"| {families()[module].name} | {name} | {' | '.join(figures[what] for what in NOTED)} |")
-    counts = ", ".join(
-        f"{what} {sum(NOT_RUN not in row.split(' | ')[at] for row in rows[2:])}" for at, what in _PLACES
-    )
-    body = "\n".join([*rows, "", f"Run, of {len(SMALLEST)} families: {counts}."])
-    path.write_text(_TABLE.sub(lambda _: f"{body}\n", text))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
