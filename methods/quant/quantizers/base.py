@@ -125,21 +125,22 @@ def straight_through(x: Tensor, value: Tensor, inside: Callable[[Tensor], Tensor
 
 
 _BLOCK = 1 << 16
-Chain = Callable[[Tensor], object]
+Chain = Callable[[Tensor, Tensor], object]
+"""What a quantizer does with a tensor, written to another of its shape, or in place where both are one."""
 
 
 def changed(x: Tensor, chain: Chain, cut: bool = True) -> Tensor:
-    """Return a copy of x [n, ...] changed in place by `chain`; `cut` says that it may see part of x at a time."""
+    """Return what `chain` makes of x [n, ...]; `cut` says that it may see part of x at a time."""
     result = _room(x)
     for source, part in zip(_parts(x, cut), _parts(result, cut), strict=True):
-        chain(part.copy_(source))
+        chain(source, part)
     return result
 
 
 def change_(x: Tensor, chain: Chain, cut: bool = True) -> None:
     """Change x [n, ...] in place by `chain`; `cut` says that it may see part of x at a time."""
     for part in _parts(x, cut):
-        chain(part)
+        chain(part, part)
 
 
 def _parts(x: Tensor, cut: bool) -> tuple[Tensor, ...]:

@@ -145,12 +145,16 @@ class LearnedStepQuantizer(Quantizer):
         return zero, zero + self.start.grid.levels
 
     def _chain(self) -> Chain:
-        """Return rounding to the grid in place."""
+        """Return rounding to the grid."""
         scale, offset, (low, high) = self._step(), self.offset, self._bounds()
         if low.is_cpu and low.numel() == 1:  # clipping to numbers is several times faster there
             bottom, top = float(low), float(high)
-            return lambda x: x.sub_(offset).div_(scale).round_().clamp_(bottom, top).mul_(scale).add_(offset)
-        return lambda x: x.sub_(offset).div_(scale).round_().clamp_(low, high).mul_(scale).add_(offset)
+            return lambda x, out: (
+                torch.sub(x, offset, out=out).div_(scale).round_().clamp_(bottom, top).mul_(scale).add_(offset)
+            )
+        return lambda x, out: (
+            torch.sub(x, offset, out=out).div_(scale).round_().clamp_(low, high).mul_(scale).add_(offset)
+        )
 
     def describe(self) -> str:
         """Name grid, granularity and how the step is found."""

@@ -176,9 +176,11 @@ class LogSqrt2Quantizer(Quantizer):
         return nearest_code(x, self.scale, 2)
 
     def _chain(self, scale: Tensor) -> Chain:
-        """Return rounding to the grid of `scale`, in place; what is nearer to q = 2^b becomes zero."""
+        """Return rounding to the grid of `scale`, and what is nearer to q = 2^b becomes zero."""
         smallest = edge(2, self.zero_code)
-        return lambda x: torch.threshold_(nearest_power_(x, scale, 2, self.zero_code), smallest, 0.0).mul_(scale)
+        return lambda x, out: torch.threshold_(
+            nearest_power_(out.copy_(x), scale, 2, self.zero_code), smallest, 0.0
+        ).mul_(scale)
 
     def describe(self) -> str:
         """Name grid and range search."""

@@ -8,7 +8,6 @@ nearly all of its steps on the few.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -64,11 +63,11 @@ class ShiftedLogQuantizer(Quantizer):
 
     def _rounded(self, values: Tensor, scale: Tensor, rate: int) -> Tensor:
         """Return shifted values on the grid, still shifted."""
-        return changed(values, self._chain(scale, rate))
+        return changed(values, lambda x, out: self._round_(out.copy_(x), scale, rate))
 
-    def _chain(self, scale: Tensor, rate: int) -> Callable[[Tensor], Tensor]:
-        """Return rounding of shifted values to the grid, in place; zero becomes the smallest value."""
-        return lambda part: nearest_power_(part, scale, rate, self.levels).mul_(scale)
+    def _round_(self, x: Tensor, scale: Tensor, rate: int) -> Tensor:
+        """Round shifted values to the grid, in place; zero becomes the smallest value."""
+        return nearest_power_(x, scale, rate, self.levels).mul_(scale)
 
     def quantize(self, x: Tensor) -> Tensor:
         """Return clip(round(-r log2((x + c)/s)), 0, 2^b-1)."""
@@ -91,9 +90,11 @@ class ShiftedLogQuantizer(Quantizer):
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return x on the grid, in one chain of operations."""
-        chain = self._chain(self.scale, int(self.rate))
+        scale, rate = self.scale, int(self.rate)
         with torch.no_grad():
-            value = changed(x, lambda part: chain(part.add_(GELU_SHIFT)).sub_(GELU_SHIFT))
+            value = changed(
+                x, lambda a, out: self._round_(torch.add(a, GELU_SHIFT, out=out), scale, rate).sub_(GELU_SHIFT)
+            )
         return straight_through(x, value, self.inside)
 
     def stretch(self, scale: Tensor) -> None:

@@ -74,9 +74,11 @@ class TailLogQuantizer(Quantizer):
         return values.mul(small).sum() / small.sum().clamp(min=1)
 
     def _chain(self, scale: Tensor, rate: int, tail: Tensor) -> Chain:
-        """Return rounding to the grid, in place."""
+        """Return rounding to the grid."""
         begin, floor = edge(rate, self.last), float(tail / scale)
-        return lambda x: torch.threshold_(nearest_power_(x, scale, rate, self.last), begin, floor).mul_(scale)
+        return lambda x, out: torch.threshold_(
+            nearest_power_(out.copy_(x), scale, rate, self.last), begin, floor
+        ).mul_(scale)
 
     def quantize(self, x: Tensor) -> Tensor:
         """Return clip(round(-r log2(x/s)), 0, 2^b-1)."""
