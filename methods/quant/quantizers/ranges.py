@@ -19,8 +19,8 @@ ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
 FakeQuantize = Callable[[Tensor, Tensor], Tensor]
 """Returns values on the grid of a scale, both given."""
 CLIPPING_PERCENTILES = (0.9, 0.94, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)
-"""Down to where three bits err least: of the values of a normal law at both ends a twentieth each is clipped, and the
-grid is half as wide as that of all."""
+"""For weights at few bits: of normal values three bits err least at 98 %, a third less than over nearly all of them,
+four bits at 99.5 %, a tenth or more less; eight bits over all."""
 WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999)
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import WIDE, block_reference, double, noise, tiny_swin, tiny_vit
+from tiny_models import WIDE, Array, block_reference, double, noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
-from methods.backends import blockwise
+from methods.backends import blockwise, repq
+from methods.backends.best import BestConfig
 from methods.backends.blockwise import Blockwise, BlockwiseConfig
 from methods.backends.minmax import MinMax, MinMaxConfig
 from methods.bits import Bits
@@ -25,6 +26,7 @@ from methods.quant.insert import fold_weights, insert_quantizers
 from methods.quant.layers import QuantizedLayer
 from methods.quant.learning import reconstruct, steps
 from methods.quant.learning.objectives import Objective
+from methods.quant.quantizers.ranges import ACTIVATION_PERCENTILES
 
 W4A4 = Bits(4, 4)
 LEARNING = BlockwiseConfig(iterations=20, learning_rate=2e-3)
@@ -50,6 +52,30 @@ def test_quantized_block_equals_a_hand_written_forward(which: str, depth: int) -
     expected = block_reference(double(x), quantized.blocks[depth], model.blocks[depth], heads=2)
     assert double(quantized.blocks[depth](x)) == pytest.approx(expected, abs=1e-4)
     assert np.abs(double(model.blocks[depth](x)) - expected).max() > 0.1
+
+
+def error_over(row: Array, share: float, bits: int) -> float:
+    """Mean squared error of the grid of `bits` over [quantile(1 - share), quantile(share)], zero on it."""
+    low, high = (np.quantile(row, part, method="nearest") for part in (1 - share, share))
+    step, top = (high - low) / (2**bits - 1), 2**bits - 1
+    zero = np.clip(np.round(-low / step), 0, top)
+    return float(np.mean(((np.clip(np.round(row / step) + zero, 0, top) - zero) * step - row) ** 2))
+
+
+@pytest.mark.parametrize(("bits", "least"), [(3, 0.98), (4, 0.995), (8, 1.0)])
+def test_clipped_weights_have_the_range_of_least_error(bits: int, least: float) -> None:
+    """What `ranges.CLIPPING_PERCENTILES` says of normal values; by default weights keep the range of the start."""
+    row = torch.randn((1, 4000), generator=torch.Generator().manual_seed(0))
+    errors = {share: error_over(double(row)[0], share, bits) for share in (0.94, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0)}
+    assert min(errors, key=lambda share: errors[share]) == least
+    found = {}
+    for name, config in (("clipped", BestConfig()), ("own", BlockwiseConfig())):
+        quantizer: Any = config.grids(repq.RECIPE).weights(bits)
+        quantizer.fit(row)
+        found[name] = float((quantizer(row) - row).square().mean())
+    assert found["clipped"] == pytest.approx(errors[least], rel=1e-4)
+    own = min(error_over(double(row)[0], share, bits) for share in ACTIVATION_PERCENTILES)
+    assert found["own"] == pytest.approx(own, rel=1e-4)
 
 
 def test_minmax_weights_by_closed_form() -> None:
