@@ -42,20 +42,25 @@ def registries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(registry, "_targets", dict(registry._targets))
 
 
-def example(guide: str, path: Path) -> Path:
-    """Write the code of a guide as its reader would."""
-    path.write_text((DOCS / guide).read_text().partition("```python\n")[2].partition("```")[0])
+def section(title: str) -> str:
+    """Return what docs/adding.md says under a heading."""
+    return (DOCS / "adding.md").read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def example(title: str, path: Path) -> Path:
+    """Write the code of a section as its reader would."""
+    path.write_text(section(title).partition("```python\n")[2].partition("```")[0])
     return path
 
 
-def line(guide: str, start: str) -> str:
-    """Return the one line a guide has its reader add."""
-    [found] = [text.strip() for text in (DOCS / guide).read_text().splitlines() if text.strip().startswith(start)]
+def line(title: str, start: str) -> str:
+    """Return the one line a section has its reader add."""
+    [found] = [text.strip() for text in section(title).splitlines() if text.strip().startswith(start)]
     return found
 
 
 def test_a_backend_is_one_file(tmp_path: Path) -> None:
-    plugin = example("adding_a_backend.md", tmp_path / "top_heavy.py")
+    plugin = example("A backend", tmp_path / "top_heavy.py")
     words = ["--methods", "noise", "--set", "noise.images=2", "--backends", "top_heavy", "--plugin", str(plugin)]
     words += ["--set", "top_heavy.head_bits=6", "--bits", "w4a4", "--limit", "10"]
     outcome = run_bench(tmp_path / "results", *TINY, *words)
@@ -68,8 +73,8 @@ def test_a_backend_is_one_file(tmp_path: Path) -> None:
 @pytest.fixture
 def stub_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The guide's family: its file where Python finds it, its line in FAMILIES."""
-    example("adding_a_model.md", tmp_path / "sam.py")
-    name, _, place = line("adding_a_model.md", '"sam":').rstrip(",").partition(": ")
+    example("A model", tmp_path / "sam.py")
+    name, _, place = line("A model", '"sam":').rstrip(",").partition(": ")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(family.FAMILIES, name.strip('"'), place.strip('"').removeprefix("methods.models."))
     family.families.cache_clear()
@@ -103,9 +108,9 @@ def test_a_family_is_one_file_and_one_line(stub_family: None) -> None:
 
 
 def test_a_format_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    example("adding_a_format.md", tmp_path / "org.py")
+    example("An output format", tmp_path / "org.py")
     monkeypatch.syspath_prepend(tmp_path)
-    added = line("adding_a_format.md", "FORMATS.register").replace("harness.report.formats.org", "org")
+    added = line("An output format", "FORMATS.register").replace("harness.report.formats.org", "org")
     exec(added, {"FORMATS": FORMATS})
     put(tmp_path / "results", make_fields("", hits=correct(100, 60)))
     done = run_here(leaderboard.main, [str(tmp_path / "results"), "--format", "org"])

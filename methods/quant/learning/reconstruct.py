@@ -20,7 +20,8 @@ from methods.models.architecture import reconstruction_units
 from methods.models.calls import aside
 from methods.models.rest import Rest
 from methods.quant.learning.compensate import compensate
-from methods.quant.learning.objectives import FeatureObjective, LocalObjective, Objective, SensitivityObjective
+from methods.quant.learning.curvature import FisherObjective, PerturbationObjective, SensitivityObjective
+from methods.quant.learning.objectives import FeatureObjective, LocalObjective, Objective
 from methods.quant.learning.settings import Learning
 from methods.quant.learning.steps import learn
 
@@ -82,9 +83,16 @@ class _Teacher:
         target = self.targets.of(name, inputs)
         if self.rest is None or not self.rest.move_behind(name):
             return LocalObjective(target)
-        if self.learning.objective == "feature":
-            return FeatureObjective(target, self.rest, self.learning.local_weight)
-        return SensitivityObjective(target, self.rest, self.learning.local_weight, unit.forward(inputs))
+        weight = self.learning.local_weight
+        match self.learning.objective:
+            case "feature":
+                return FeatureObjective(target, self.rest, weight)
+            case "sensitivity":
+                return SensitivityObjective(target, self.rest, weight, unit.forward(inputs))
+            case "fisher":
+                return FisherObjective(target, self.rest, self.learning.rank)
+            case _:
+                return PerturbationObjective(target, self.rest)
 
 
 @torch.no_grad()

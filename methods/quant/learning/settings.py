@@ -10,7 +10,7 @@ from methods.errors import UsageError
 ROUNDINGS = ("nearest", "adaround")
 SCALES = ("fixed", "learned")
 TARGETS = ("network", "unit", "damped")
-OBJECTIVES = ("local", "feature", "sensitivity")
+OBJECTIVES = ("local", "feature", "sensitivity", "fisher", "perturbation")
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,14 @@ class Learning:
     damping: float = 0.25
     """Share of the network's output in the `damped` target (GPTAQ: 0.25)."""
     objective: str = "local"
-    """The distance from the target (`methods.quant.learning.objectives`). `local`: squared, of the unit's output;
-    `feature`: and of the penultimate feature that it leads to (GLF-Q); `sensitivity`: and weighted by what it does to
-    the logits (LS-ViT). The last two are `local` for units with a path around them."""
+    """The distance from the target (`methods.quant.learning.objectives` and `curvature`). `local`: squared, of the
+    unit's output; `feature`: and of the penultimate feature that it leads to (GLF-Q); `sensitivity`: and weighted by
+    what it does to the logits (LS-ViT); `fisher` (FIMA-Q), `perturbation` (APHQ-ViT): weighted by that alone. All are
+    `local` for units with a path around them."""
     local_weight: float = 2.0
-    """Weight of the local distance beside the other two (GLF-Q: 2)."""
+    """Weight of the local distance beside `feature` and `sensitivity` (GLF-Q: 2)."""
+    rank: int = 5
+    """Rank of the Fisher information in `fisher`: how often it is looked at (FIMA-Q's code: 5)."""
     affine: bool = False
     """Whether layers that add to a residual stream are scaled and shifted per channel when their unit is learned
     (QwT-v2, `methods.quant.learning.compensate`)."""
@@ -65,6 +68,8 @@ class Learning:
             raise UsageError(
                 "Block-wise learning needs batch >= 0, drop from 0 to 1, rounding_weight and local_weight >= 0."
             )
+        if self.rank < 1:
+            raise UsageError("rank must be at least 1.")
         if not 0 <= self.damping <= 1 or not 0 <= self.held_out < 1:
             raise UsageError("Block-wise learning needs damping from 0 to 1 and held_out from 0 to less than 1.")
         check_choices(self, {"rounding": ROUNDINGS, "scales": SCALES, "target": TARGETS, "objective": OBJECTIVES})

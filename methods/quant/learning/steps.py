@@ -52,6 +52,7 @@ def learn(
         if seen is not None:
             best.look()  # where no step helps, the start stays
         for step in range(learning.iterations):
+            objective.look(step / learning.iterations, lambda: unit.forward(inputs))
             chosen = batch_of(len(inputs), learning.batch, generator, inputs.device, seen)
             loss = objective(unit.forward(inputs[chosen]), chosen)
             loss = loss + learning.rounding_weight * rounding_penalty(roundings, step / learning.iterations)

@@ -11,7 +11,7 @@ from methods.quant.quantizers.base import Quantizer
 from methods.quant.quantizers.logarithmic import Log2Quantizer, LogSqrt2Quantizer
 from methods.quant.quantizers.ranges import AnyGrid, FakeQuantize, RangeSearch
 from methods.quant.quantizers.shift_uniform_log2 import ShiftUniformLog2Quantizer
-from methods.quant.quantizers.shifted_log import ShiftedLogQuantizer
+from methods.quant.quantizers.shifted_log import AdaptiveLogQuantizer, ShiftedLogQuantizer
 from methods.quant.quantizers.tail_log import TailLogQuantizer
 from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
 
@@ -22,6 +22,7 @@ KINDS: dict[str, type[Quantizer]] = {
     "log_sqrt2": LogSqrt2Quantizer,
     "shift_uniform_log2": ShiftUniformLog2Quantizer,
     "shifted_log": ShiftedLogQuantizer,
+    "adaptive_log": AdaptiveLogQuantizer,
     "tail_log": TailLogQuantizer,
 }
 

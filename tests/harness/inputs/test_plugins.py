@@ -40,8 +40,8 @@ def registries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def example(folder: Path) -> Path:
-    """Write the example of docs/adding_a_method.md as its reader would."""
-    text = (ROOT / "docs" / "adding_a_method.md").read_text()
+    """Write the first example of docs/adding.md as its reader would."""
+    text = (ROOT / "docs" / "adding.md").read_text()
     path = folder / "blobs.py"
     path.write_text(text.partition("```python\n")[2].partition("```")[0])
     return path

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,14 +16,17 @@ from torch import Tensor, nn
 
 from methods.models.architecture import reconstruction_units
 from methods.models.rest import Rest
-from methods.quant.learning.objectives import (
-    FeatureObjective,
-    LocalObjective,
-    Objective,
+from methods.quant.learning.curvature import (
+    FisherObjective,
+    PerturbationObjective,
     SensitivityObjective,
     divergence_gradient,
+    importance,
+    perturbed,
     sensitivity,
+    signs_like,
 )
+from methods.quant.learning.objectives import FeatureObjective, LocalObjective, Objective
 from methods.quant.learning.reconstruct import unit_outputs
 
 UNIT = "blocks.0"
@@ -206,6 +210,108 @@ def test_the_sensitivity_loss_is_ls_vits_beside_the_local_distance() -> None:
     assert objective(nearer, slice(None)).item() == pytest.approx(local * far(nearer) / first, rel=1e-9)
     expected = slopes(lambda y: local * far(y) / first, nearer, PLACES)
     assert gradient(objective, nearer) == pytest.approx(expected, rel=1e-5, abs=1e-8)
+
+
+def fisher_by_hand(error: Array, gradients: list[Array], errors: list[Array]) -> tuple[float, float]:
+    """FIMA-Q's low-rank and diagonal terms of absolute errors [n, ...], image by image."""
+    inverse = np.linalg.inv([[float((a * b).sum()) for b in errors] for a in errors])
+    low_rank, diagonal = [], []
+    for image in error:
+        along = [float((image * g).sum()) for g in gradients]
+        low_rank.append(sum(inverse[i, j] * a * b for i, a in enumerate(along) for j, b in enumerate(along)))
+        diagonal.append(float((image**2 * sum(gradients)).mean()) / len(gradients))
+    return float(np.mean(low_rank)), float(np.mean(diagonal))
+
+
+def test_the_fisher_loss_is_fima_qs_and_grows_by_a_column_at_every_look() -> None:
+    model, target, output = precise()
+    rest, nearer = behind(model, target), target + 0.4 * (output - target).roll(1, 1)
+    objective = FisherObjective(target, rest, rank=2)
+    gradients: list[Array] = []
+    errors: list[Array] = []
+    local = local_by_hand(output, target)
+
+    def loss(y: Tensor) -> float:
+        low_rank, diagonal = fisher_by_hand(np.abs(double(y - target)), gradients, errors)
+        return local * (low_rank / first[0] + diagonal / first[1]) / 2
+
+    for progress, seen in ((0.0, output), (0.5, nearer)):
+        objective.look(progress, seen.clone)
+        gradients.append(np.abs(double(divergence_gradient(rest, seen, target))).mean(0))
+        errors.append(np.abs(double(seen - target)).mean(0))
+        first = fisher_by_hand(np.abs(double(seen - target)), gradients, errors)
+        assert objective(seen, slice(None)).item() == pytest.approx(local, rel=1e-9)
+        between = target + 0.7 * (seen - target)
+        assert objective(between, slice(None)).item() == pytest.approx(loss(between), rel=1e-7)
+        assert gradient(objective, between) == pytest.approx(slopes(loss, between, PLACES), rel=1e-5, abs=1e-9)
+        chosen = torch.tensor([2, 0])
+        expected = fisher_by_hand(np.abs(double(between - target))[[2, 0]], gradients, errors)
+        assert objective(between[chosen], chosen).item() == pytest.approx(
+            local * (expected[0] / first[0] + expected[1] / first[1]) / 2, rel=1e-7
+        )
+
+
+def test_the_fisher_loss_looks_as_often_as_its_rank() -> None:
+    model, target, output = precise()
+    for rank, steps, expected in ((3, 10, [0, 4, 7]), (5, 2, [0, 1]), (1, 4, [0])):
+        objective, looks = FisherObjective(target, behind(model, target), rank), []
+        for step in range(steps):
+            look = Mock(return_value=output + 0.01 * step)
+            objective.look(step / steps, look)
+            looks += [step] * look.call_count
+        assert looks == expected
+
+
+def test_looks_that_saw_the_same_leave_the_loss_what_it_was() -> None:
+    model, target, output = precise()
+    objective, nearer = FisherObjective(target, behind(model, target), rank=3), target + 0.5 * (output - target)
+    found = []
+    for progress in (0.0, 0.4, 0.7):
+        objective.look(progress, lambda: output)
+        found += [objective(y, slice(None)).item() for y in (output, nearer)]
+    local = local_by_hand(output, target)
+    assert found == pytest.approx([local, local / 4] * 3, rel=1e-6)
+
+
+def test_logits_do_not_mind_what_is_added_to_all_channels_alike() -> None:
+    """Why the perturbation has random signs: every LayerNorm behind takes away what all channels have in common."""
+    model, target, _ = precise()
+    rest = behind(model, target)
+    assert torch.allclose(rest.logits(target + 0.5), rest.logits(target), atol=1e-12)
+    signs = signs_like(target)
+    assert set(signs.unique().tolist()) == {-1.0, 1.0}
+    assert (signs == signs[:1]).all()
+    assert abs(signs.mean().item()) < 0.2
+    assert (rest.logits(target + 0.5 * signs) - rest.logits(target)).abs().max() > 0.01
+
+
+def test_the_perturbation_loss_is_aphq_vits() -> None:
+    model, target, output = precise()
+    rest = behind(model, target)
+    step = signs_like(target) * 0.01 * math.sqrt(sum(v * v for v in target.flatten().tolist()) / target.numel())
+    found = perturbed(rest, target)
+
+    def slope(image: int, side: float, places: list[tuple[int, int, int]]) -> Array:
+        alone = target[[image]]
+        return slopes(lambda y: divergence_by_hand(model, alone, y), alone + side * step[[image]], places)
+
+    for image, places in ((0, [(0, 0, 0), (0, 5, 3)]), (2, [(0, 16, 15)])):
+        expected = np.abs(slope(image, 1, places) - slope(image, -1, places))
+        assert [found[image, at[1], at[2]].item() for at in places] == pytest.approx(expected, rel=1e-3)
+    mean = double(found).mean(0)
+    weights = mean / (mean.sum() / mean.size)
+    assert double(importance(found)) == pytest.approx(weights, rel=1e-9)
+    assert weights.max() > 5
+    objective = PerturbationObjective(target, rest)
+
+    def loss(y: Tensor) -> float:
+        return float(sum((e**2 * weights).sum() for e in double(y - target))) / (len(y) * y.shape[1])
+
+    assert objective(output, slice(None)).item() == pytest.approx(loss(output), rel=1e-9)
+    assert gradient(objective, output) == pytest.approx(slopes(loss, output, PLACES), rel=1e-6)
+    one = (output - target)[1].square() * torch.from_numpy(weights)
+    assert objective(output[[1]], torch.tensor([1])).item() == pytest.approx(one.sum(-1).mean().item(), rel=1e-9)
+    assert torch.equal(importance(torch.zeros(2, 3)), torch.ones(3))
 
 
 def test_for_one_image_the_direction_gives_the_gradient_back() -> None:

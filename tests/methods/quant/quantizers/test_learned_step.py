@@ -13,7 +13,7 @@ from methods.quant.learning.learned_parts import learned_scales
 from methods.quant.quantizers.learned_scale import LearnedScaleQuantizer
 from methods.quant.quantizers.learned_step import LearnedStepQuantizer
 from methods.quant.quantizers.ranges import ACTIVATION_PERCENTILES, MinMaxRange, PercentileRange
-from methods.quant.quantizers.shifted_log import GELU_SHIFT, ShiftedLogQuantizer
+from methods.quant.quantizers.shifted_log import GELU_SHIFT, AdaptiveLogQuantizer, ShiftedLogQuantizer
 from methods.quant.quantizers.tail_log import TailLogQuantizer
 from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
 
@@ -166,13 +166,15 @@ def rows() -> Tensor:
 def fitted_log(kind: str, bits: int = 3) -> tuple[Any, Tensor]:
     quantizer: Any = TailLogQuantizer(bits)
     x = rows()
+    if kind == "adaptive":
+        quantizer = AdaptiveLogQuantizer(bits, PercentileRange(ACTIVATION_PERCENTILES))
     if kind == "shifted":
         quantizer, x = ShiftedLogQuantizer(bits, PercentileRange(ACTIVATION_PERCENTILES)), gelu_values()
     quantizer.fit(x)
     return quantizer, x
 
 
-@pytest.mark.parametrize("kind", ["tail", "shifted"])
+@pytest.mark.parametrize("kind", ["tail", "adaptive", "shifted"])
 def test_at_the_start_values_are_those_of_the_fitted_quantizer(kind: str) -> None:
     start, x = fitted_log(kind)
     expected, codes = start(x), start.quantize(x)
@@ -182,7 +184,7 @@ def test_at_the_start_values_are_those_of_the_fitted_quantizer(kind: str) -> Non
     assert torch.equal(learned.dequantize(codes), start.dequantize(codes))
 
 
-@pytest.mark.parametrize(("kind", "shift"), [("tail", 0.0), ("shifted", GELU_SHIFT)])
+@pytest.mark.parametrize(("kind", "shift"), [("tail", 0.0), ("adaptive", 0.0), ("shifted", GELU_SHIFT)])
 @pytest.mark.parametrize("factor", [1.0, 0.6])
 def test_the_gradients_are_those_of_a_grid_that_stretches(kind: str, shift: float, factor: float) -> None:
     """s f(v) - c with f(v) = (v - v) + codes' values, v detached where clipped: autograd does the rest, in float64."""

@@ -19,7 +19,7 @@ from methods.models.trace import trace
 from methods.quant.insert import quantized_layers
 from methods.quant.quantizers.logarithmic import RATES, Log2Quantizer, LogSqrt2Quantizer
 from methods.quant.quantizers.ranges import MinMaxRange
-from methods.quant.quantizers.shifted_log import ShiftedLogQuantizer
+from methods.quant.quantizers.shifted_log import AdaptiveLogQuantizer, ShiftedLogQuantizer
 from methods.quant.quantizers.tail_log import TailLogQuantizer
 from methods.quant.quantizers.uniform import UniformQuantizer
 
@@ -151,6 +151,28 @@ def test_the_rate_is_the_one_of_least_squared_error(bits: int) -> None:
         rate: sum((slow_shifted(v, scale, rate, last_code(bits)) - v) ** 2 for v in GELU.tolist()) for rate in RATES
     }
     assert quantizer.rate.item() == min(errors, key=lambda rate: errors[rate])
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
+def test_adaptive_values_equal_a_loop_over_rates(bits: int) -> None:
+    """Softmax rows: for each rate every value by its logarithm; the rate of least squared error is taken."""
+    rows = (3 * torch.randn((80, 32), generator=torch.Generator().manual_seed(5))).softmax(-1).flatten()
+    quantizer = AdaptiveLogQuantizer(bits, MinMaxRange())
+    quantizer.fit(rows)
+    scale, last = rows.max().item(), last_code(bits)
+    assert quantizer.scale.item() == pytest.approx(scale)
+    found = {
+        rate: [scale * 2.0 ** (-min(max(round(-rate * math.log2(v / scale)), 0), last) / rate) for v in rows.tolist()]
+        for rate in RATES
+    }
+    errors = {
+        rate: sum((a - v) ** 2 for a, v in zip(values, rows.tolist(), strict=True)) for rate, values in found.items()
+    }
+    best = min(errors, key=lambda rate: errors[rate])
+    assert quantizer.rate.item() == best
+    assert quantizer(rows).tolist() == pytest.approx(found[best], rel=1e-4)
+    assert quantizer(torch.zeros(1)).item() == pytest.approx(scale * 2.0 ** (-last / best), rel=1e-4)
+    assert set(quantizer.quantize(rows).tolist()) <= set(quantizer.codes)
 
 
 def test_four_bits_err_less_behind_a_gelu_than_uniform_ones() -> None:

@@ -1,4 +1,4 @@
-"""`repq` end to end, against a hand-written forward; GLF-Q's frozen settings."""
+"""Peers end to end: `repq` against a hand-written forward; settings of `glf`, `fima`, `aphq` and `adalog`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,12 +14,20 @@ import torch
 from tiny_models import WIDE, block_reference, double, noise, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
+from methods.backends.adalog import AdaLog, AdaLogConfig
+from methods.backends.aphq import Aphq, AphqConfig
+from methods.backends.blockwise import BlockwiseConfig
+from methods.backends.fima import Fima, FimaConfig
 from methods.backends.glf import Glf, GlfConfig
+from methods.backends.repq import RECIPE as REPQ
 from methods.backends.repq import RepQ, RepQConfig, reparameterized
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.quant.calibrate import calibrate
-from methods.quant.insert import activation_quantizers, insert_quantizers
+from methods.quant.insert import activation_quantizers, fold_weights, insert_quantizers
+from methods.quant.learning import reconstruct
+from methods.quant.learning.curvature import FisherObjective, PerturbationObjective
+from methods.quant.learning.objectives import LocalObjective, Objective
 from methods.quant.operations import describe
 from methods.quant.quantizers.base import Quantizer
 from methods.quant.recipe import MIN_MAX
@@ -124,17 +133,23 @@ def test_the_estimate_is_one_forward_pass() -> None:
     assert RepQ().image_passes(RepQConfig(), 33) == 11
 
 
-def quantized(iterations: int, seed: int = 0) -> tuple[Any, Any]:
-    model = tiny_vit(seed)
-    config = replace(GlfConfig(), iterations=iterations, learning_rate=1e-3, scale_rate=1e-2, drop=0.0)
+LEARNERS = {"glf": (Glf, GlfConfig), "fima": (Fima, FimaConfig), "aphq": (Aphq, AphqConfig)}
+
+
+def learned(name: str, iterations: int, seed: int = 0) -> tuple[Any, Any]:
+    model, (backend, config_class) = tiny_vit(seed), LEARNERS[name]
     context = QuantizationContext(torch.Generator().manual_seed(0), WIDE)
-    return model, Glf().quantize(model, noise(16), Bits(3, 3), config, context)
+    config = replace(
+        config_class(), iterations=iterations, learning_rate=1e-3, rounding_rate=0.3, scale_rate=1e-2, drop=0.0
+    )
+    return model, backend().quantize(model, noise(16), Bits(3, 3), config, context)
 
 
-def test_operands_of_attention_are_uniform_per_head_and_images_have_eight_bits() -> None:
-    rows = {str(row["operation"]): row for row in describe(quantized(2)[1])}
+@pytest.mark.parametrize("name", LEARNERS)
+def test_operands_of_attention_are_uniform_per_head_and_images_have_eight_bits(name: str) -> None:
+    rows = {str(row["operation"]): row for row in describe(learned(name, 2)[1])}
     assert rows["patch_embed.proj input"]["bits"] == 8
-    assert {row["bits"] for name, row in rows.items() if name != "patch_embed.proj input"} == {3}
+    assert {row["bits"] for operation, row in rows.items() if operation != "patch_embed.proj input"} == {3}
     for operand in ("query", "key", "value", "softmax"):
         text = str(rows[f"blocks.1.attn {operand}"]["quantizer"])
         assert text == "uniform asymmetric per tensor, percentile by MSE, then learned, per head"
@@ -146,7 +161,34 @@ def test_learning_brings_the_features_of_its_images_nearer() -> None:
     for iterations in (0, 60):
         total = 0.0
         for seed in range(3):
-            model, other = quantized(iterations, seed)
+            model, other = learned("glf", iterations, seed)
             total += (other(noise(16)) - model(noise(16))).square().mean().item()
         errors.append(total)
     assert errors[1] < 0.8 * errors[0]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("fima", FisherObjective), ("aphq", PerturbationObjective)])
+def test_units_learn_by_the_loss_of_their_paper(
+    name: str, kind: type[Objective], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the classifier, which has no rest behind it; roundings learned with it are not those learned without."""
+    made = Mock(side_effect=kind)
+    monkeypatch.setattr(reconstruct, kind.__name__, made)
+    quantized = learned(name, 3)[1]
+    assert made.call_count == 3
+    monkeypatch.setattr(reconstruct, kind.__name__, lambda target, *_: LocalObjective(target))
+    assert not torch.equal(learned(name, 3)[1](noise(2)), quantized(noise(2)))
+
+
+def test_adalog_fits_logarithms_per_head_and_behind_gelu_and_learns_nothing() -> None:
+    model = tiny_vit()
+    context = QuantizationContext(torch.Generator().manual_seed(0), WIDE)
+    quantized = AdaLog().quantize(model, noise(8), Bits(4, 4), AdaLogConfig(), context)
+    rows = {str(row["operation"]): str(row["quantizer"]) for row in describe(quantized)}
+    assert rows["blocks.0.attn softmax"] == "adaptive log per tensor, percentile by MSE, per head"
+    assert rows["blocks.0.mlp.fc2 input"] == "shifted log per tensor, percentile by MSE"
+    assert rows["blocks.0.attn key"] == "uniform asymmetric per tensor, percentile by MSE, per head"
+    recipe = BlockwiseConfig(attention="adaptive_log", gelu="shifted_log", per_head=True).grids(REPQ)
+    expected = reparameterized(model, noise(8), Bits(4, 4), WIDE, recipe)
+    fold_weights(expected)
+    assert torch.equal(quantized(noise(3)), expected(noise(3)))
