@@ -2,9 +2,9 @@
 
 Stated: RepQ-ViT's reparameterization behind LayerNorms, logarithmic grids of a base that fits for the softmax output
 and, shifted, behind GELU, grids per head for the operands of the attention products. Inferred: ranges and bases by the
-least squared error of the values (the published search tries them in turns against the error of the layer's output),
-bases of 2, 2^(1/2) and 2^(1/4), a uniform grid behind GELU from seven bits on. The retrained rows of the paper have
-`adalog.iterations` of 20000, `rounding` of adaround, `scales` of learned.
+error of the values and of their sums (the published search tries them in turns against the error of the layer's
+output), bases of 2, 2^(1/2) and 2^(1/4), a uniform grid behind GELU from seven bits on. The retrained rows of the
+paper have `adalog.iterations` of 20000, `rounding` of adaround, `scales` of learned.
 """
 
 from __future__ import annotations
@@ -34,5 +34,5 @@ class AdaLog(Blockwise):
     version = 1
     paper = "AdaLog (ECCV 2024), calibration only"
     config_class = AdaLogConfig
-    inferred = "search by the error of values; three bases"
+    inferred = "search by the error of values and of sums of rows; three bases"
     short: ClassVar = {}

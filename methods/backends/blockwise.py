@@ -39,8 +39,8 @@ from methods.quant.quantizers.ranges import (
     PercentileRange,
 )
 from methods.quant.quantizers.shift_uniform_log2 import ShiftUniformLog2Quantizer
-from methods.quant.quantizers.shifted_log import AdaptiveLogQuantizer, ShiftedLogQuantizer
-from methods.quant.quantizers.tail_log import TailLogQuantizer
+from methods.quant.quantizers.shifted_log import ShiftedLogQuantizer
+from methods.quant.quantizers.tail_log import AdaptiveLogQuantizer, TailLogQuantizer
 from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.recipe import Maker, Recipe
 
@@ -55,7 +55,7 @@ ATTENTIONS: dict[str, Maker] = {
     "log_sqrt2": lambda bits: LogSqrt2Quantizer(bits, SEARCH),
     "log_sqrt2_strict": lambda bits: LogSqrt2Quantizer(bits, SEARCH, strict=True),
     "shift_uniform_log2": lambda bits: ShiftUniformLog2Quantizer(bits, SEARCH),
-    "adaptive_log": lambda bits: AdaptiveLogQuantizer(bits, SEARCH),
+    "adaptive_log": AdaptiveLogQuantizer,
     "tail_log": TailLogQuantizer,
     "uniform": RECIPE.activations,
 }
@@ -87,8 +87,8 @@ class BlockwiseConfig(Learning):
     weights on top of those, each as near to where it was before rounding as ERQ's rounding lets it be."""
     attention: str = "log2"
     """The softmax output's grid: `log2` (SPDFQ), `log_sqrt2` (RepQ-ViT, ERQ; one value more than its bits hold),
-    `log_sqrt2_strict` (without that one), `shift_uniform_log2` (I&S-ViT), `adaptive_log` (AdaLog), `tail_log` (this
-    project) or `uniform`."""
+    `log_sqrt2_strict` (without that one), `shift_uniform_log2` (I&S-ViT), `adaptive_log` (AdaLog; one value more
+    as well), `tail_log` (this project) or `uniform`."""
     weights: str = "own"
     """Ranges of weights: the percentiles that what learning starts from has of its `own` (RepQ-ViT's and ERQ's clip
     next to nothing), or `clipped`, percentiles from 90 % on, of which the one of least squared error is taken."""

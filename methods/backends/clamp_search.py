@@ -29,7 +29,7 @@ from torch.nn import functional
 from methods.bits import Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
-from methods.models.architecture import reconstruction_units
+from methods.models.architecture import completed, reconstruction_units
 from methods.models.calls import aside
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import fold_weights, insert_quantizers
@@ -177,11 +177,15 @@ def _search(
             hook.remove()
 
     @aside()
-    def search(name: str, unit: nn.Module, arguments: tuple[Tensor]) -> None:
-        search_unit(unit, arguments[0], targets.pop(name), config, context.generator)
+    def search(name: str, unit: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        with completed(unit, arguments[1:], options):
+            search_unit(unit, arguments[0], targets.pop(name), config, context.generator)
         context.report(len(names) - len(targets), len(names))
 
-    hooks = [quantized.get_submodule(name).register_forward_pre_hook(partial(search, name)) for name in names]
+    hooks = [
+        quantized.get_submodule(name).register_forward_pre_hook(partial(search, name), with_kwargs=True)
+        for name in names
+    ]
     try:
         quantized(images)
     finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -122,8 +124,9 @@ def reconstruction_units(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Return the units of block-wise reconstruction, named, in the order they stand in the model.
 
     Patch embedding, every block of the family's, and each layer outside of them, the classifier among these (as in the
-    authors' I&S-ViT code, after which SPDFQ's missing parts are modelled). A unit takes one tensor and gives one.
-    A layer that stands at several places of a model is quantized at each, but is no unit.
+    authors' I&S-ViT code, after which SPDFQ's missing parts are modelled). A unit makes one tensor of one; what else
+    it takes, such as rotary positions, is the same for all images (`completed`). A layer that stands at several places
+    of a model is quantized at each, but is no unit.
     """
     family, seen = family_of(model), trace(model)
     multiplied = {product.layer for product in seen.products if not product.left}
@@ -136,8 +139,22 @@ def reconstruction_units(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, model.get_submodule(name)) for name in units]
 
 
+@contextmanager
+def completed(unit: nn.Module, beside: tuple[Any, ...], options: dict[str, Any]) -> Iterator[None]:
+    """Let `unit.forward` take its first argument alone for a while, the others being these."""
+    if not beside and not options:
+        yield
+        return
+    whole = unit.forward
+    unit.forward = lambda x: whole(x, *beside, **options)
+    try:
+        yield
+    finally:
+        del unit.forward
+
+
 def _learnable(name: str, seen: Trace) -> bool:
-    """Whether a module runs once a pass, on one tensor alone, and gives one."""
+    """Whether a module runs once a pass, on one tensor that depends on the images, and gives one."""
     given, made = seen.shapes.get(name, (None, None))
     return seen.calls[name] == 1 and name not in seen.several and given is not None and made is not None
 

@@ -176,8 +176,8 @@ class Trace:
 
     products: in the order of computation; norms: layer -> the LayerNorm that feeds it and nothing else; activated:
     layers whose input a GELU puts out; images: layers whose input is the image; calls: of every module; several:
-    modules that take more than one argument; shapes: what a module was given (first argument) and gave, None for what
-    is no single tensor.
+    modules that take more than their first argument from the images; shapes: what a module was given (first argument)
+    and gave, None for what is no single tensor.
     """
 
     products: list[Product] = field(default_factory=list)

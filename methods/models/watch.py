@@ -57,8 +57,21 @@ class Watch(TorchFunctionMode):
         self.stack.append((module, [0]))
         name = self.names[id(module)]
         self.trace.calls[name] += 1
-        if sum(value is not None for value in (*arguments, *options.values())) > 1:
+        if not arguments or any(self._differs(value) for value in (*arguments[1:], *options.values())):
             self.trace.several.add(name)
+
+    def _differs(self, value: object) -> bool:
+        """Whether an argument may be another for other images or for more than the one there is here."""
+        match value:
+            case None | bool():
+                return False
+            case int():
+                return value == 1
+            case Tensor():
+                return _storage(value) in self.varying or value.shape[:1] == (1,)
+            case tuple() | list():
+                return any(self._differs(part) for part in value)
+        return True
 
     def _leave(self, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         self.stack.pop()

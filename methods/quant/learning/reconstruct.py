@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.contracts import Report
-from methods.models.architecture import reconstruction_units
+from methods.models.architecture import completed, reconstruction_units
 from methods.models.calls import aside
 from methods.models.rest import Rest
 from methods.quant.learning.compensate import compensate
@@ -47,7 +47,7 @@ def reconstruct(
     for index, name in enumerate(teacher.targets.units):
         step_done = partial(_report_from, report, index * learning.iterations, total)
         hook = partial(_learn_unit, teacher, name, kept, generator, step_done)
-        before.append(quantized.get_submodule(name).register_forward_pre_hook(hook))
+        before.append(quantized.get_submodule(name).register_forward_pre_hook(hook, with_kwargs=True))
     try:
         with torch.no_grad():
             quantized(images)
@@ -104,14 +104,16 @@ def _learn_unit(
     generator: torch.Generator,
     report: Callable[[int], None],
     unit: nn.Module,
-    arguments: tuple[Tensor],
+    arguments: tuple[Any, ...],
+    options: dict[str, Any],
 ) -> None:
     """Learn a unit on what comes in; then compensate what is left channel by channel."""
-    inputs = arguments[0].detach()
-    if teacher.learning.iterations:
-        learn(unit, inputs, teacher.objective(name, unit, inputs), kept, teacher.learning, generator, report)
-    if teacher.learning.affine:
-        compensate(teacher.targets.units[name], unit, inputs)
+    inputs, plain = arguments[0].detach(), teacher.targets.units[name]
+    with completed(unit, arguments[1:], options), completed(plain, arguments[1:], options):
+        if teacher.learning.iterations:
+            learn(unit, inputs, teacher.objective(name, unit, inputs), kept, teacher.learning, generator, report)
+        if teacher.learning.affine:
+            compensate(plain, unit, inputs)
 
 
 class Targets:

@@ -1,4 +1,4 @@
-"""AdaLog's quantizers: logarithmic grids of a base that fits, for softmax outputs and, shifted, for a GELU's.
+"""AdaLog's quantizer for what a GELU puts out: a logarithmic grid of values shifted to be positive.
 
 Wu et al., "AdaLog: Post-Training Quantization for Vision Transformers with Adaptive Logarithm Quantizer", ECCV 2024.
 Most of a GELU's values crowd at its lower end and a few are many times larger: a uniform grid of four bits spends
@@ -8,7 +8,6 @@ nearly all of its steps on the few.
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ class ShiftedLogQuantizer(Quantizer):
     q = 126. The shift of the result is a constant that the next layer's bias could take up.
     """
 
-    shift: ClassVar[float] = GELU_SHIFT
+    shift = GELU_SHIFT
     """The constant c of the formula."""
     scale: Tensor
     rate: Tensor
@@ -50,7 +49,7 @@ class ShiftedLogQuantizer(Quantizer):
 
     def fit(self, x: Tensor) -> None:
         """Choose the rate on a thinned x, then the scale for it on all of x."""
-        values = ranges.finite(x.float().reshape(1, -1)).squeeze(0).add(self.shift).clamp_(min=0)
+        values = ranges.finite(x.float().reshape(1, -1)).squeeze(0).add(GELU_SHIFT).clamp_(min=0)
         thinned, best = values[:: max(1, len(values) // _SAMPLE)], math.inf
         for rate in RATES:
             scale = self._scale(thinned, rate)
@@ -76,7 +75,7 @@ class ShiftedLogQuantizer(Quantizer):
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Return s 2^(-codes/r) - c."""
-        values: Tensor = codes.float().div(-self.rate).exp2_().mul_(self.scale).sub_(self.shift)
+        values: Tensor = codes.float().div(-self.rate).exp2_().mul_(self.scale).sub_(GELU_SHIFT)
         return values
 
     def inside(self, x: Tensor) -> Tensor:
@@ -87,14 +86,14 @@ class ShiftedLogQuantizer(Quantizer):
 
     def _exponent(self, x: Tensor) -> Tensor:
         """Return round(-r log2((x + c)/s)) as int32, 127 for zero."""
-        return nearest_code(x.add(self.shift).clamp_(min=0), self.scale, int(self.rate))
+        return nearest_code(x.add(GELU_SHIFT).clamp_(min=0), self.scale, int(self.rate))
 
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return x on the grid, in one chain of operations."""
         scale, rate = self.scale, int(self.rate)
         with torch.no_grad():
             value = changed(
-                x, lambda a, out: self._round_(torch.add(a, self.shift, out=out), scale, rate).sub_(self.shift)
+                x, lambda a, out: self._round_(torch.add(a, GELU_SHIFT, out=out), scale, rate).sub_(GELU_SHIFT)
             )
         return straight_through(x, value, self.inside)
 
@@ -105,17 +104,3 @@ class ShiftedLogQuantizer(Quantizer):
     def describe(self) -> str:
         """Name grid and range search, and whether its scale was learned then."""
         return f"shifted log per tensor, {self.search.describe()}{', then learned' if self.learned else ''}"
-
-
-class AdaptiveLogQuantizer(ShiftedLogQuantizer):
-    """q = clip(round(-r log2(A/s)), 0, 2^b-1), A^ = s 2^(-q/r), for softmax outputs: c = 0.
-
-    Zero takes the last code. The published grid has zero beside its 2^b powers, one value more than its bits hold
-    (inferred, as above: the rates, which are 37/q with q a whole number there).
-    """
-
-    shift: ClassVar[float] = 0.0
-
-    def describe(self) -> str:
-        """Name grid and range search, and whether its scale was learned then."""
-        return f"adaptive log per tensor, {self.search.describe()}{', then learned' if self.learned else ''}"

@@ -11,8 +11,8 @@ from methods.quant.quantizers.base import Quantizer
 from methods.quant.quantizers.logarithmic import Log2Quantizer, LogSqrt2Quantizer
 from methods.quant.quantizers.ranges import AnyGrid, FakeQuantize, RangeSearch
 from methods.quant.quantizers.shift_uniform_log2 import ShiftUniformLog2Quantizer
-from methods.quant.quantizers.shifted_log import AdaptiveLogQuantizer, ShiftedLogQuantizer
-from methods.quant.quantizers.tail_log import TailLogQuantizer
+from methods.quant.quantizers.shifted_log import ShiftedLogQuantizer
+from methods.quant.quantizers.tail_log import AdaptiveLogQuantizer, TailLogQuantizer
 from methods.quant.quantizers.uniform import OffsetQuantizer, UniformQuantizer
 
 KINDS: dict[str, type[Quantizer]] = {

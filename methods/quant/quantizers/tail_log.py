@@ -109,3 +109,23 @@ class TailLogQuantizer(Quantizer):
         """Name the grid, and whether its scale was learned after the fit."""
         found = "least error of rows and their sums"
         return f"log with the tail's mean per tensor, {found}{', then learned' if self.learned else ''}"
+
+
+class AdaptiveLogQuantizer(TailLogQuantizer):
+    """AdaLog's grid for softmax outputs (Wu et al., ECCV 2024): A^ = s 2^(-q/r), and 0 from q = 2^b on.
+
+    As in the published code, zero comes on top of 2^b powers: 2^b+1 codes, one more than b bits hold. Inferred: scale
+    and rate are chosen as above, for the published search by the error of the product with the values; the rates,
+    which are 37/k with k a whole number there. From 7 bits on zero begins at q = 126.
+    """
+
+    def __init__(self, bits: int) -> None:
+        super().__init__(bits)
+        self.last = min(2**bits, LAST_CODE)
+
+    def _tail(self, values: Tensor, scale: Tensor, rate: int) -> Tensor:
+        return values.new_zeros(())
+
+    def describe(self) -> str:
+        """Name the grid, and whether its scale was learned then."""
+        return super().describe().replace("log with the tail's mean", "log with zero beside its powers")

@@ -185,7 +185,10 @@ def test_adalog_fits_logarithms_per_head_and_behind_gelu_and_learns_nothing() ->
     context = QuantizationContext(torch.Generator().manual_seed(0), WIDE)
     quantized = AdaLog().quantize(model, noise(8), Bits(4, 4), AdaLogConfig(), context)
     rows = {str(row["operation"]): str(row["quantizer"]) for row in describe(quantized)}
-    assert rows["blocks.0.attn softmax"] == "adaptive log per tensor, percentile by MSE, per head"
+    assert (
+        rows["blocks.0.attn softmax"]
+        == "log with zero beside its powers per tensor, least error of rows and their sums, per head"
+    )
     assert rows["blocks.0.mlp.fc2 input"] == "shifted log per tensor, percentile by MSE"
     assert rows["blocks.0.attn key"] == "uniform asymmetric per tensor, percentile by MSE, per head"
     recipe = BlockwiseConfig(attention="adaptive_log", gelu="shifted_log", per_head=True).grids(REPQ)

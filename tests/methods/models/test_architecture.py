@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
+import torch
 from timm.models.convit import ConVit
+from timm.models.eva import Eva
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock
-from tiny_models import noise, tiny_distilled, tiny_swin, tiny_vit
-from torch import nn
+from tiny_models import noise, randomized, tiny_distilled, tiny_swin, tiny_vit
+from torch import Tensor, nn
 
 from methods.errors import UsageError
-from methods.models.architecture import attention_modules, attention_sites, check_supported, reconstruction_units
+from methods.models.architecture import (
+    attention_modules,
+    attention_sites,
+    check_supported,
+    completed,
+    reconstruction_units,
+)
 from methods.models.trace import trace
 
 VIT_UNITS = ["patch_embed", "blocks.0", "blocks.1", "head"]
@@ -39,6 +48,66 @@ def test_reconstruction_units_come_in_the_order_of_computation(model: Any, names
         unit.register_forward_hook(lambda *_, name=name: seen.append(name))
     model(noise(1))
     assert seen == names
+
+
+def tiny_eva() -> Any:
+    """Rotary positions, the same for all images, go into every block beside the tokens."""
+    torch.manual_seed(0)
+    return randomized(Eva(16, 4, embed_dim=16, depth=2, num_heads=2, num_classes=5, use_rot_pos_emb=True))
+
+
+def test_a_unit_may_take_what_is_the_same_for_all_images() -> None:
+    model, seen = tiny_eva(), list[Any]()
+    assert [name for name, _ in reconstruction_units(model)] == VIT_UNITS
+    block = model.blocks[1]
+    hook = block.register_forward_hook(lambda _, *passed: seen.extend(passed), with_kwargs=True)
+    model(noise(3))
+    hook.remove()
+    given, options, out = seen
+    with completed(block, given[1:], options):
+        assert torch.allclose(block.forward(given[0][[2, 0]]), out[[2, 0]], atol=1e-6)
+    assert torch.equal(block.forward(given[0], *given[1:], **options), out)
+    assert not torch.allclose(block.forward(given[0]), out, atol=1e-3)
+
+
+class Taking(nn.Linear):
+    """A layer that is given something beside its input."""
+
+    def forward(self, x: Tensor, _beside: object) -> Tensor:  # type: ignore[override]
+        """Make nothing of it."""
+        return super().forward(x)
+
+
+class Giving(nn.Module):
+    """A model of one such layer; `beside` makes of the images what it is given."""
+
+    default_cfg: ClassVar = {"input_size": (3, 4, 4)}
+
+    def __init__(self, beside: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.layer, self.beside = Taking(48, 5), beside
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits."""
+        logits: Tensor = self.layer(images.flatten(1), self.beside(images))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("beside", "whole"),
+    [
+        (lambda image: None, True),
+        (lambda image: (7, 7), True),
+        (lambda image: [torch.ones(4, 2, device=image.device), None], True),
+        (lambda image: len(image), False),
+        (lambda image: image, False),
+        (lambda image: (2, image.mean(1)), False),
+        (lambda image: torch.ones(len(image), 3, device=image.device), False),
+        (lambda image: "a word", False),
+    ],
+)
+def test_what_may_change_with_the_images_makes_no_unit(beside: Callable[[Tensor], object], whole: bool) -> None:
+    assert trace(Giving(beside)).several == (set() if whole else {"layer"})
 
 
 @pytest.mark.parametrize(

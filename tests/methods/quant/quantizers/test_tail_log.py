@@ -1,4 +1,4 @@
-"""Logarithmic quantizers of softmax, with a tail and shifted (AdaLog): against slow loops, properties, gradients."""
+"""Logarithmic quantizers: with a tail or zero for softmax, shifted for GELU. Slow loops, properties, gradients."""
 
 from __future__ import annotations
 
@@ -19,19 +19,27 @@ from methods.models.trace import trace
 from methods.quant.insert import quantized_layers
 from methods.quant.quantizers.logarithmic import RATES, Log2Quantizer, LogSqrt2Quantizer
 from methods.quant.quantizers.ranges import MinMaxRange
-from methods.quant.quantizers.shifted_log import AdaptiveLogQuantizer, ShiftedLogQuantizer
-from methods.quant.quantizers.tail_log import TailLogQuantizer
+from methods.quant.quantizers.shifted_log import ShiftedLogQuantizer
+from methods.quant.quantizers.tail_log import AdaptiveLogQuantizer, TailLogQuantizer
 from methods.quant.quantizers.uniform import UniformQuantizer
 
 LOGITS = torch.randn((40, 65), generator=torch.Generator().manual_seed(0)) * 2
 ROWS = LOGITS.softmax(-1)
 
 
-def fitted(bits: int, x: torch.Tensor) -> TailLogQuantizer:
+KINDS = [TailLogQuantizer, AdaptiveLogQuantizer]
+
+
+def fitted(bits: int, x: torch.Tensor, kind: type[TailLogQuantizer] = TailLogQuantizer) -> TailLogQuantizer:
     """Return a quantizer fitted to x."""
-    quantizer = TailLogQuantizer(bits)
+    quantizer = kind(bits)
     quantizer.fit(x)
     return quantizer
+
+
+def last_of(kind: type[TailLogQuantizer], bits: int) -> int:
+    """Return the last code: AdaLog has zero on top of 2^b powers; 2^-126 is the last power a float holds."""
+    return min((1 << bits) - (kind is TailLogQuantizer), 126)
 
 
 def code_of(value: float, scale: float, rate: int, last: int) -> int:
@@ -39,11 +47,13 @@ def code_of(value: float, scale: float, rate: int, last: int) -> int:
     return last if value <= 0 else min(max(round(-rate * math.log2(value / scale)), 0), last)
 
 
-def slow(rows: list[list[float]], scale: float, rate: int, last: int) -> list[list[float]]:
-    """Return rows on the grid, value by value, the last code being the mean of what has it."""
+def slow(
+    rows: list[list[float]], scale: float, rate: int, last: int, kind: type[TailLogQuantizer] = TailLogQuantizer
+) -> list[list[float]]:
+    """Return rows on the grid, value by value, the last code being the mean of what has it, or zero."""
     codes = [[code_of(value, scale, rate, last) for value in row] for row in rows]
     tail = [v for row, of in zip(rows, codes, strict=True) for v, code in zip(row, of, strict=True) if code == last]
-    mean = sum(tail) / max(1, len(tail))
+    mean = sum(tail) / max(1, len(tail)) if kind is TailLogQuantizer else 0.0
     return [[mean if code == last else scale * 2.0 ** (-code / rate) for code in row] for row in codes]
 
 
@@ -53,11 +63,12 @@ def cost(rows: list[list[float]], rounded: list[list[float]]) -> float:
     return sum(sum(e * e for e in row) + sum(row) ** 2 for row in errors)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
-def test_values_equal_a_loop(bits: int) -> None:
-    quantizer = fitted(bits, ROWS)
-    scale, rate, last = quantizer.scale.item(), int(quantizer.rate), min(2**bits - 1, 126)
-    expected = slow(ROWS.tolist(), scale, rate, last)
+def test_values_equal_a_loop(bits: int, kind: type[TailLogQuantizer]) -> None:
+    quantizer = fitted(bits, ROWS, kind)
+    scale, rate, last = quantizer.scale.item(), int(quantizer.rate), last_of(kind, bits)
+    expected = slow(ROWS.tolist(), scale, rate, last, kind)
     assert quantizer(ROWS).tolist() == [pytest.approx(row, rel=1e-5) for row in expected]
     codes = quantizer.quantize(ROWS)
     assert codes.tolist() == [[code_of(value, scale, rate, last) for value in row] for row in ROWS.tolist()]
@@ -65,13 +76,14 @@ def test_values_equal_a_loop(bits: int) -> None:
     assert quantizer.codes == range(last + 1)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bits", [2, 4])
-def test_rate_and_scale_cost_least(bits: int) -> None:
+def test_rate_and_scale_cost_least(bits: int, kind: type[TailLogQuantizer]) -> None:
     few = ROWS[:6, :12]
-    quantizer, rows, last = fitted(bits, few), few.double().tolist(), 2**bits - 1
+    quantizer, rows, last = fitted(bits, few, kind), few.double().tolist(), last_of(kind, bits)
     tried = [(few.max().item() * 2.0 ** (-k / 4), rate) for rate in RATES for k in range(25)]
-    costs = [cost(rows, slow(rows, scale, rate, last)) for scale, rate in tried]
-    found = cost(rows, slow(rows, quantizer.scale.item(), int(quantizer.rate), last))
+    costs = [cost(rows, slow(rows, scale, rate, last, kind)) for scale, rate in tried]
+    found = cost(rows, slow(rows, quantizer.scale.item(), int(quantizer.rate), last, kind))
     assert found == pytest.approx(min(costs), rel=1e-4)
     assert max(costs) > 2 * min(costs)
 
@@ -151,28 +163,6 @@ def test_the_rate_is_the_one_of_least_squared_error(bits: int) -> None:
         rate: sum((slow_shifted(v, scale, rate, last_code(bits)) - v) ** 2 for v in GELU.tolist()) for rate in RATES
     }
     assert quantizer.rate.item() == min(errors, key=lambda rate: errors[rate])
-
-
-@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
-def test_adaptive_values_equal_a_loop_over_rates(bits: int) -> None:
-    """Softmax rows: for each rate every value by its logarithm; the rate of least squared error is taken."""
-    rows = (3 * torch.randn((80, 32), generator=torch.Generator().manual_seed(5))).softmax(-1).flatten()
-    quantizer = AdaptiveLogQuantizer(bits, MinMaxRange())
-    quantizer.fit(rows)
-    scale, last = rows.max().item(), last_code(bits)
-    assert quantizer.scale.item() == pytest.approx(scale)
-    found = {
-        rate: [scale * 2.0 ** (-min(max(round(-rate * math.log2(v / scale)), 0), last) / rate) for v in rows.tolist()]
-        for rate in RATES
-    }
-    errors = {
-        rate: sum((a - v) ** 2 for a, v in zip(values, rows.tolist(), strict=True)) for rate, values in found.items()
-    }
-    best = min(errors, key=lambda rate: errors[rate])
-    assert quantizer.rate.item() == best
-    assert quantizer(rows).tolist() == pytest.approx(found[best], rel=1e-4)
-    assert quantizer(torch.zeros(1)).item() == pytest.approx(scale * 2.0 ** (-last / best), rel=1e-4)
-    assert set(quantizer.quantize(rows).tolist()) <= set(quantizer.codes)
 
 
 def test_four_bits_err_less_behind_a_gelu_than_uniform_ones() -> None:
