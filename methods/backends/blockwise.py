@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from methods.backends import repq
 from methods.backends.erq import ErqConfig, reduce_errors
-from methods.bits import Bits
+from methods.bits import FLOAT, Bits
 from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
-from methods.models.rotate import heads_rotated, rotated
+from methods.models.rotate import Judge, Rounding, heads_rotated, rotated
 from methods.optimisation.views import with_views
 from methods.quant.calibrate import calibrate
 from methods.quant.insert import fold_weights, insert_quantizers
@@ -71,7 +71,9 @@ WEIGHTS: dict[str, Maker | None] = {
 }
 _LOG_BITS = 6  # with more, a uniform grid behind a GELU errs less than powers of 2^(1/4)
 _REACH = 0.49
+_JUDGED = 16  # images that rotations are judged on: products of all would need much memory
 _FAR_PASSES = 7
+TURNED = ("none", "all", "measured")
 INITS = ("percentile", "repq", "erq")
 
 
@@ -96,8 +98,9 @@ class BlockwiseConfig(Learning):
     """The grid of what a GELU puts out, `uniform` or `shifted_log` (AdaLog; up to six bits)."""
     rotate: bool = False
     """Whether residual streams are turned first, so that no channel stands out (`methods.models.rotate`)."""
-    rotate_heads: bool = False
-    """Whether attention heads are turned first (`methods.models.rotate`)."""
+    rotate_heads: str = "none"
+    """Which attention heads are turned first, `none`, `all` or those where it lowers the error of products on the
+    images, `measured` (`methods.models.rotate`)."""
     per_head: bool = False
     """Whether the operands of the attention products have one grid per head, as for FIMA-Q and GLF-Q (a protocol of
     its own), or one per tensor."""
@@ -107,7 +110,10 @@ class BlockwiseConfig(Learning):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choices(self, {"init": INITS, "attention": ATTENTIONS, "gelu": ACTIVATED, "weights": WEIGHTS})
+        check_choices(
+            self,
+            {"init": INITS, "attention": ATTENTIONS, "gelu": ACTIVATED, "weights": WEIGHTS, "rotate_heads": TURNED},
+        )
         if self.views < 0:
             raise UsageError("views must be at least 0.")
 
@@ -156,14 +162,33 @@ class Blockwise(Backend):
         """Calibrate on the images, learn unit by unit, fold the weights."""
         if config.rotate and not bits.float:
             model = rotated(model)
-        if config.rotate_heads and not bits.float:
-            model = heads_rotated(model)
+        if config.rotate_heads != "none" and not bits.float:
+            model = heads_rotated(model, _judge(images, bits, config) if config.rotate_heads == "measured" else None)
         seen = with_views(images, config.views, context.generator)
         quantized = _initialized(model, images, seen, bits, config, context)
         if (config.iterations or config.affine) and not bits.float:
             reconstruct(model, quantized, seen, config, context.generator, context.report, len(images))
         fold_weights(quantized)
         return quantized
+
+
+def _judge(images: Tensor, bits: Bits, config: BlockwiseConfig) -> Judge:
+    """Return what judges rotations of heads with the grids that activations and weights will have."""
+    recipe = config.grids(RECIPE if config.init == "percentile" else repq.RECIPE)
+    roundings = _rounding(recipe.activations, bits.activations), _rounding(recipe.weights, bits.weights)
+    return Judge(images[:_JUDGED], *roundings)
+
+
+def _rounding(maker: Maker, bits: int) -> Rounding:
+    def rounded(x: Tensor) -> Tensor:
+        if bits == FLOAT:
+            return x
+        quantizer = maker(bits)
+        quantizer.fit(x)
+        result: Tensor = quantizer(x)
+        return result
+
+    return rounded
 
 
 def _initialized(

@@ -18,7 +18,7 @@ class GlfConfig(BlockwiseConfig):
     """Settings of `blockwise` with other defaults."""
 
     attention: str = "uniform"
-    rotate_heads: bool = True
+    rotate_heads: str = "all"
     per_head: bool = True
     iterations: int = 3000
     learning_rate: float = 2e-5

@@ -145,7 +145,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "feature": {"objective": "feature", "batch": 3, "iterations": 30},
     "sensitivity": {"objective": "sensitivity", "local_weight": 1.0},
     "damped": {"target": "damped"},
-    "affine, half a head": {"affine": True, "per_head": True, "rotate_heads": True},
+    "affine, half a head": {"affine": True, "per_head": True, "rotate_heads": "all"},
     "views of a turned model, own targets": {"rotate": True, "views": 2, "batch": 6, "target": "unit"},
 }
 
