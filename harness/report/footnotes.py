@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from operator import attrgetter
+
 from harness.report.layout import Metric, natural
-from harness.report.measurements import Measurement
+from harness.report.measurements import IDENTITY, Measurement
 from harness.report.statistics import LEVEL
 
 SEVERAL_LIBRARIES, UNTESTED = "†", "‡"
@@ -60,6 +63,8 @@ def details(lines: list[Measurement], metric: Metric) -> list[str]:
 def _seeds(lines: list[Measurement], metric: Metric) -> str:
     seeds = sorted({line.seed for line in lines})
     told = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean ± sd over seeds {', '.join(map(str, seeds))}"
+    fewest = min(Counter(map(attrgetter(*IDENTITY), lines)).values())
+    told += f" (of some figures fewer, at least {fewest})" if fewest < len(seeds) else ""
     if metric.field != "top1":
         return f"Simulated quantization; {told}."
     largest = max(line.stderr or 0.0 for line in lines)

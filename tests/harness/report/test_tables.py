@@ -128,6 +128,11 @@ def test_notes_give_seeds_and_the_largest_standard_error() -> None:
     assert not any("andom weights" in note for note in table.notes)
 
 
+def test_notes_say_where_a_figure_has_fewer_seeds() -> None:
+    [table] = leaderboards(seeds("noise", [50.0, 60.0, 70.0]) + seeds("real", [80.0, 90.0]))
+    assert "sd over seeds 0, 1, 2 (of some figures fewer, at least 2);" in table.notes[0]
+
+
 def test_random_weights_are_said_to_mean_nothing() -> None:
     [table] = leaderboards([make_record("a"), make_record("b", method="real", meaningless=True)])
     assert any("Random weights" in note and "nothing about accuracy" in note for note in table.notes)
