@@ -1,13 +1,14 @@
 """`best`: the strongest data-free combination found here, frozen: `blockwise` with parts of its peers.
 
 Residual streams are turned so that no channel stands out, and so are heads where products err less for it
-(`methods.models.rotate`); then RepQ-ViT's reparameterized quantizers with weights clipped where few bits err least,
-AdaLog's logarithmic grid behind GELU, this project's logarithm for the softmax output, whose last code is the mean of
-the tail, ERQ's regression and rounding, and block-wise learning towards GLF-Q's feature loss, on mild crops of every
-image beside it. Units learn what the floating-point unit makes of their own input: making up for the errors of earlier
-units, as SPDFQ does, fits the calibration images too closely. Activations stay per tensor. Chosen by the KL divergence
-from the floating-point model on 384 training images of ImageNet, with DeiT-T at W3A3 and 32 images each of SPDFQ and
-PSAQ-ViT of a seed that no table reports; `results/ablation_best` has what each part does and what did not help.
+(`methods.models.rotate`); then RepQ-ViT's reparameterized quantizers with weights clipped where their layer errs less
+for it, AdaLog's logarithmic grid behind GELU, this project's logarithm for the softmax output, whose last code is the
+mean of the tail, ERQ's regression and rounding, and block-wise learning towards GLF-Q's feature loss, on mild crops of
+every image beside it. Units learn what the floating-point unit makes of their own input: making up for the errors of
+earlier units, as SPDFQ does, fits the calibration images too closely. Activations stay per tensor. Chosen by the KL
+divergence from the floating-point model on 384 training images of ImageNet, with DeiT-T at W3A3 and 32 images each of
+SPDFQ and PSAQ-ViT of a seed that no table reports; `results/ablation_best` has what each part does and what did not
+help.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class BestConfig(BlockwiseConfig):
 
     init: str = "erq"
     attention: str = "tail_log"
-    weights: str = "clipped"
+    weights: str = "measured"
     gelu: str = "shifted_log"
     rotate: bool = True
     rotate_heads: str = "measured"

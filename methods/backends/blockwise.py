@@ -26,7 +26,7 @@ from methods.contracts import Backend, QuantizationContext
 from methods.errors import UsageError
 from methods.models.rotate import Judge, Rounding, heads_rotated, rotated
 from methods.optimisation.views import with_views
-from methods.quant.calibrate import calibrate
+from methods.quant.calibrate import calibrate, choose_weights
 from methods.quant.insert import fold_weights, insert_quantizers
 from methods.quant.layers import QuantizedLayer
 from methods.quant.learning.reconstruct import reconstruct
@@ -65,10 +65,13 @@ ACTIVATED: dict[str, Maker | None] = {
         ShiftedLogQuantizer(bits, SEARCH) if bits <= _LOG_BITS else UniformQuantizer(bits, SEARCH)
     ),
 }
-WEIGHTS: dict[str, Maker | None] = {
-    "own": None,
-    "clipped": lambda bits: UniformQuantizer(bits, PercentileRange(CLIPPING_PERCENTILES), axis=0),
-}
+
+
+def _clipped(bits: int) -> UniformQuantizer:
+    return UniformQuantizer(bits, PercentileRange(CLIPPING_PERCENTILES), axis=0)
+
+
+WEIGHTS: dict[str, Maker | None] = {"own": None, "clipped": _clipped, "measured": _clipped}
 _LOG_BITS = 6  # with more, a uniform grid behind a GELU errs less than powers of 2^(1/4)
 _REACH = 0.49
 _JUDGED = 16  # images that rotations are judged on: products of all would need much memory
@@ -93,7 +96,8 @@ class BlockwiseConfig(Learning):
     as well), `tail_log` (this project) or `uniform`."""
     weights: str = "own"
     """Ranges of weights: the percentiles that what learning starts from has of its `own` (RepQ-ViT's and ERQ's clip
-    next to nothing), or `clipped`, percentiles from 90 % on, of which the one of least squared error is taken."""
+    next to nothing), or `clipped`, percentiles from 90 % on, of which the one of least squared error is taken, or
+    `measured`, layer by layer those of both with which its output errs less on the images."""
     gelu: str = "uniform"
     """The grid of what a GELU puts out, `uniform` or `shifted_log` (AdaLog; up to six bits)."""
     rotate: bool = False
@@ -195,11 +199,14 @@ def _initialized(
     model: nn.Module, images: Tensor, seen: Tensor, bits: Bits, config: BlockwiseConfig, context: QuantizationContext
 ) -> nn.Module:
     """Return the copy of `model` that learning starts from: with ranges from the images; regression takes `seen`."""
+    own = RECIPE if config.init == "percentile" else repq.RECIPE
     if config.init == "percentile":
-        quantized = insert_quantizers(model, bits, config.grids(RECIPE), context.space)
+        quantized = insert_quantizers(model, bits, config.grids(own), context.space)
         calibrate(quantized, images)
-        return quantized
-    quantized = repq.reparameterized(model, images, bits, context.space, config.grids(repq.RECIPE))
+    else:
+        quantized = repq.reparameterized(model, images, bits, context.space, config.grids(own))
+    if config.weights == "measured" and not bits.float:
+        choose_weights(quantized, images, own.weights)
     if config.init == "erq" and not bits.float:
         loosen(reduce_errors(quantized, seen, ErqConfig(), context))
     return quantized

@@ -1,14 +1,18 @@
-"""The one calibration pass: every activation quantizer sees the images' activations and sets its range."""
+"""Passes of the calibration images: activations set their ranges, weights get the better of two quantizers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from methods.quant.insert import activation_quantizers
+from methods.quant.insert import activation_quantizers, quantized_layers
+from methods.quant.layers import QuantizedLayer
+from methods.quant.quantizers.base import Quantizer
 
 
 @contextmanager
@@ -47,3 +51,33 @@ def check_finite(images: Tensor) -> None:
         raise ValueError(
             f"{bad} of {len(images)} calibration images hold values that are not finite (infinite or NaN)."
         )
+
+
+@torch.no_grad()
+def choose_weights(model: nn.Module, images: Tensor, other: Callable[[int], Quantizer]) -> None:
+    """Give every layer the better of two weight quantizers, its own or what `other` makes for its bits, in place.
+
+    Better is the one with which the layer puts out, for what comes in when `images` [n, C, H, W] pass, what is nearer
+    in squared error to the output of its weights as they are; on equal terms its own stays.
+    """
+    layers = [layer for _, layer in quantized_layers(model) if layer.weights is not None]
+    hooks = [layer.register_forward_pre_hook(partial(_choose, other)) for layer in layers]
+    try:
+        model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _choose(other: Callable[[int], Quantizer], quantized: nn.Module, arguments: tuple[Tensor]) -> None:
+    assert isinstance(quantized, QuantizedLayer)
+    assert quantized.weights is not None
+    layer, rival = quantized.layer, other(quantized.weights.bits)
+    rival.fit(layer.weight)
+    exact = layer(*arguments)
+    own, others = (
+        (functional_call(layer, {"weight": quantizer(layer.weight)}, arguments) - exact).square().mean()
+        for quantizer in (quantized.weights, rival)
+    )
+    if others < own:
+        quantized.weights = rival
