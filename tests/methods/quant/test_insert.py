@@ -12,15 +12,17 @@ from tiny_models import WIDE, affine, double, noise, symmetric_channels, tiny_di
 from torch import Tensor, nn
 
 from harness.inputs.digits import build_swin_digits, build_vit_digits
-from methods.backends import blockwise
+from methods.backends import blockwise, repq
 from methods.bits import Bits
 from methods.errors import UsageError
 from methods.models.architecture import attention_modules
-from methods.quant.calibrate import calibrate
+from methods.quant.calibrate import calibrate, choose_weights
 from methods.quant.insert import activation_quantizers, fold_weights, insert_quantizers, quantized_layers
 from methods.quant.layers import QuantizedLayer
 from methods.quant.operations import describe
 from methods.quant.quantizers.base import Quantizer
+from methods.quant.quantizers.ranges import CLIPPING_PERCENTILES, PercentileRange
+from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.recipe import MIN_MAX
 
 VIT_LAYERS = ["patch_embed.proj", "head"] + [
@@ -160,6 +162,43 @@ def test_calibrated_ranges_are_those_of_the_activations_behind_quantized_weights
         assert quantizer.scale.item() == pytest.approx(scale, rel=1e-4), name
         assert quantizer.zero_point.item() == zero, name
         assert quantizer.observing is False
+
+
+def clipped(bits: int) -> UniformQuantizer:
+    return UniformQuantizer(bits, PercentileRange(CLIPPING_PERCENTILES), axis=0)
+
+
+def test_a_layer_takes_the_weights_with_which_its_output_errs_less() -> None:
+    """In one layer the largest weights meet an input that is always large: clipping them costs its output most."""
+    model = tiny_vit()
+    model.blocks[0].mlp.fc1.bias[0] = 20
+    model.blocks[0].mlp.fc2.weight[:, 0] = 1.5 * model.blocks[0].mlp.fc2.weight.abs().amax(1)
+    quantized, seen = insert_quantizers(model, Bits(3, 32), repq.RECIPE, WIDE), dict[str, Tensor]()
+    own = {name: layer.weights for name, layer in quantized_layers(quantized)}
+    hooks = [
+        layer.register_forward_hook(lambda _, given, out, name=name: seen.update({name: given[0]}))
+        for name, layer in quantized_layers(quantized)
+    ]
+    choose_weights(quantized, noise(3), clipped)
+    for hook in hooks:
+        hook.remove()
+    kept = set()
+    for name, layer in quantized_layers(quantized):
+        before, rival, chosen = own[name], clipped(3), layer.weights
+        assert before is not None and chosen is not None
+        rival.fit(layer.layer.weight)
+        if isinstance(layer.layer, nn.Linear):
+            weight, inputs = double(layer.layer.weight), double(seen[name].flatten(0, -2))
+            errors = [
+                float(((inputs @ (double(quantizer(layer.layer.weight)) - weight).T) ** 2).sum())
+                for quantizer in (before, rival)
+            ]
+            assert (chosen is before) == (errors[0] <= errors[1]), name
+            assert chosen is before or torch.equal(chosen(layer.layer.weight), rival(layer.layer.weight))
+        if chosen is before:
+            kept.add(name)
+    assert "blocks.0.mlp.fc2" in kept
+    assert len(kept) < len(own) / 2
 
 
 def test_other_models_are_refused() -> None:
