@@ -14,6 +14,7 @@ help.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from methods.backends.blockwise import Blockwise, BlockwiseConfig
 
@@ -43,3 +44,7 @@ class Best(Blockwise):
     paper = "this project's combination of RepQ-ViT, ERQ, AdaLog, GLF-Q and SPDFQ"
     config_class = BestConfig
     inferred = "the combination"
+    short: ClassVar = {
+        "iterations": 50,
+        "weights": "own",
+    }  # clipping harms the embedded models (`results/ablation_best`)
