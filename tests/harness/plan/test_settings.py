@@ -130,5 +130,5 @@ def test_models_that_ask_for_it_get_a_short_run() -> None:
     assert (full.iterations, full.rounds, full.refresh) == (2000, 4, 500)
     assert short == dataclasses.replace(full, iterations=50, rounds=2, refresh=25)
     best, little = (defaults(BACKENDS.get("best"), model) for model in ("vit_b", "vit_digits"))
-    assert best.iterations == 100
-    assert little == dataclasses.replace(best, iterations=50)
+    assert (best.iterations, best.weights) == (100, "measured")
+    assert little == dataclasses.replace(best, iterations=50, weights="own")
