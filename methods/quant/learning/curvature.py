@@ -57,10 +57,7 @@ class FisherObjective(Objective):
         """rank: k, at least 1."""
         super().__init__(target)
         self._rest, self._rank = rest, rank
-        self._gradients, self._errors = (
-            target.new_empty((0, target[0].numel())),
-            target.new_empty((0, target[0].numel())),
-        )
+        self._gradients = self._errors = target.new_empty((0, target[0].numel()))
         self._inverse = target.new_empty((0, 0))
         self._first: tuple[Tensor, Tensor] | None = None
         self._local: Tensor | None = None
