@@ -11,20 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from methods.backends.blockwise import Blockwise, BlockwiseConfig
+from methods.backends.blockwise import Blockwise
+from methods.backends.fima import FimaConfig
 
 
 @dataclass(frozen=True)
-class AphqConfig(BlockwiseConfig):
-    """Settings of `blockwise` with other defaults."""
+class AphqConfig(FimaConfig):
+    """Settings of `fima`, which published code has in common with it, with another loss."""
 
-    attention: str = "uniform"
-    per_head: bool = True
-    iterations: int = 20000
-    batch: int = 32
-    drop: float = 0.5
-    rounding: str = "adaround"
-    scales: str = "learned"
     objective: str = "perturbation"
 
 

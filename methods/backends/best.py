@@ -44,7 +44,5 @@ class Best(Blockwise):
     paper = "this project's combination of RepQ-ViT, ERQ, AdaLog, GLF-Q and SPDFQ"
     config_class = BestConfig
     inferred = "the combination"
-    short: ClassVar = {
-        "iterations": 50,
-        "weights": "own",
-    }  # clipping harms the embedded models (`results/ablation_best`)
+    # Clipping harms the embedded models (`results/ablation_best`).
+    short: ClassVar = {"iterations": 50, "weights": "own"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,16 +10,14 @@ import torch
 from tiny_models import WIDE, Array, affine_minmax, double, noise, symmetric_channels, tiny_swin, tiny_vit
 from torch import Tensor, nn
 
-from methods.backends.best import BestConfig
-from methods.backends.blockwise import SEARCH, Blockwise, BlockwiseConfig, _judge
+from methods.backends.blockwise import Blockwise, BlockwiseConfig
 from methods.bits import Bits
 from methods.contracts import QuantizationContext
 from methods.models.architecture import attention_modules
-from methods.models.rotate import Judge, heads_rotated
 from methods.quant.layers import QuantizedLayer
 from methods.quant.operations import describe
 from methods.quant.quantizers.base import Quantizer
-from methods.quant.quantizers.ranges import CLIPPING_PERCENTILES, MinMaxRange, PercentileRange
+from methods.quant.quantizers.ranges import MinMaxRange
 from methods.quant.quantizers.uniform import UniformQuantizer
 from methods.quant.recipe import HeadwiseQuantizer
 
@@ -174,127 +171,3 @@ def test_operands_of_attention_are_per_head_and_learn(build: Any, scales: str) -
     )
     assert not torch.equal(single(images), quantized(images))
     assert (quantized(images) - model(images)).square().mean() < model(images).square().mean()
-
-
-@pytest.mark.parametrize(
-    "build", [tiny_vit, lambda: tiny_vit(qk_norm=True), lambda: tiny_vit(qkv_bias=False), tiny_swin]
-)
-def test_a_model_with_turned_heads_computes_the_same(build: Any) -> None:
-    model, images = build(), noise(3)
-    turned = heads_rotated(model)
-    assert torch.allclose(turned(images), model(images), atol=2e-4)
-    normed = not isinstance(getattr(attention_modules(model)[0], "q_norm", nn.Identity()), nn.Identity)
-    for before, after in zip(attention_modules(model), attention_modules(turned), strict=True):
-        parts = list(zip(before.qkv.weight.chunk(3), after.qkv.weight.chunk(3), strict=True))
-        assert [torch.equal(old, new) for old, new in parts] == [normed, normed, False]
-        assert not torch.equal(before.proj.weight, after.proj.weight)
-
-
-def coarse(x: Tensor) -> Tensor:
-    """Round to fifths of the largest value: what stands out leaves little to the rest."""
-    step = x.abs().max() / 5
-    return (x / step).round() * step
-
-
-def drawn(seed: int, *shape: int) -> Tensor:
-    """Return values of which, in every other draw, a channel stands out."""
-    x = torch.rand(shape, generator=torch.Generator().manual_seed(seed)).double() - 0.5
-    x[..., 1] *= 8 if seed % 2 else 1
-    return x
-
-
-def turn_of(heads: int, width: int) -> Tensor:
-    blocks = [torch.randn((width, width), generator=torch.Generator().manual_seed(i)).double() for i in range(heads)]
-    turn: Tensor = torch.block_diag(*[torch.linalg.qr(block).Q for block in blocks])
-    return turn
-
-
-def matching_error(q: Array, k: Array, heads: int) -> float:
-    """Squared errors of the products of rounded queries and keys, query by query, without what all keys share."""
-    rounded = [double(coarse(torch.from_numpy(x))) for x in (q, k)]
-    width, total = q.shape[-1] // heads, 0.0
-    for image in range(len(q)):
-        for head in range(heads):
-            at = slice(head * width, (head + 1) * width)
-            for query in range(q.shape[1]):
-                found = [float(rounded[0][image, query, at] @ key[at]) for key in rounded[1][image]]
-                exact = [float(q[image, query, at] @ key[at]) for key in k[image]]
-                errors = np.array(found) - np.array(exact)
-                total += float(((errors - errors.mean()) ** 2).sum())
-    return total
-
-
-def test_the_judge_of_a_rotation_compares_products_head_by_head() -> None:
-    judge, turn, said = Judge(noise(1), coarse, coarse), turn_of(2, 8), []
-    for seed in range(6):
-        q, k = drawn(seed, 2, 5, 16), drawn(seed + 2, 2, 5, 16)
-        errors = [matching_error(double(a), double(b), 2) for a, b in ((q, k), (q @ turn.T, k @ turn.T))]
-        said.append(judge.helps_matching(q, k, 2, turn))
-        assert said[-1] == (errors[1] < errors[0])
-    assert set(said) == {False, True}
-
-
-def test_the_judge_of_a_rotation_compares_what_a_projection_puts_out() -> None:
-    judge, turn, said = Judge(noise(1), coarse, lambda w: (w * 8).round() / 8), turn_of(2, 8), []
-    for seed in range(6):
-        x, weight = drawn(seed, 3, 16), drawn(seed + 7, 4, 16)
-        errors = []
-        for inputs, matrix in ((x, weight), (x @ turn.T, weight @ turn.T)):
-            rows, columns = double(coarse(inputs)), np.round(double(matrix) * 8) / 8
-            errors.append(
-                sum(
-                    float(rows[i] @ columns[o] - double(x)[i] @ double(weight)[o]) ** 2
-                    for i in range(3)
-                    for o in range(4)
-                )
-            )
-        said.append(judge.helps_mixing(x, weight, turn))
-        assert said[-1] == (errors[1] < errors[0])
-    assert set(said) == {False, True}
-
-
-def test_heads_turn_where_the_judge_says_so() -> None:
-    model, judge = tiny_vit(), Mock()
-    judge.images, judge.helps_matching.side_effect, judge.helps_mixing.side_effect = (
-        noise(2),
-        [True, False],
-        [False, True],
-    )
-    found, everywhere = heads_rotated(model, judge), heads_rotated(model)
-    for block, (match, mix) in enumerate(((True, False), (False, True))):
-        sources = {True: attention_modules(everywhere)[block], False: attention_modules(model)[block]}
-        attention = attention_modules(found)[block]
-        queries, keys, values = attention.qkv.weight.chunk(3)
-        assert torch.equal(torch.cat([queries, keys]), sources[match].qkv.weight[:32])
-        assert torch.equal(values, sources[mix].qkv.weight[32:])
-        assert torch.equal(attention.proj.weight, sources[mix].proj.weight)
-    seen = judge.helps_mixing.call_args_list[0].args
-    assert seen[0].shape == (2, 17, 16)
-    assert torch.equal(seen[1], attention_modules(model)[0].proj.weight)
-    assert torch.allclose(found(noise(3)), model(noise(3)), atol=2e-4)
-
-
-@pytest.mark.parametrize("bits", [Bits(32, 32), Bits(3, 3)])
-def test_best_measures_with_the_grids_it_will_have(bits: Bits) -> None:
-    """Floating point has no error that a turn could lower."""
-    model = tiny_vit()
-    judge = _judge(noise(20), bits, BestConfig())
-    assert len(judge.images) == 16
-    x = drawn(1, 40, 16).float()
-    for rounded, search, axis in (
-        (judge.activation, SEARCH, None),
-        (judge.weight, PercentileRange(CLIPPING_PERCENTILES), 0),
-    ):
-        quantizer = UniformQuantizer(min(bits.weights, 8), search, axis=axis)
-        quantizer.fit(x)
-        assert torch.equal(rounded(x), quantizer(x) if bits.weights == 3 else x)
-    same = torch.equal(heads_rotated(model, judge)(noise(2)), model(noise(2)))
-    assert same == (bits.weights == 32)
-
-
-def test_norms_behind_attention_keep_their_values() -> None:
-    model, images = tiny_vit(scale_attn_norm=True), noise(2)
-    turned: Any = heads_rotated(model)
-    width = model.blocks[0].attn.qkv.out_features // 3
-    assert torch.equal(turned.blocks[0].attn.qkv.weight[2 * width :], model.blocks[0].attn.qkv.weight[2 * width :])
-    assert torch.allclose(turned(images), model(images), atol=2e-4)
