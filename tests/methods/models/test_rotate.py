@@ -170,7 +170,7 @@ def turn_of(heads: int, width: int) -> Tensor:
     return turn
 
 
-def matching_error(q: Array, k: Array, heads: int) -> float:
+def matching_error(q: Array, k: Array, heads: int, centred: bool = True) -> float:
     """Squared errors of the products of rounded queries and keys, query by query, without what all keys share."""
     rounded = [double(coarse(torch.from_numpy(x))) for x in (q, k)]
     width, total = q.shape[-1] // heads, 0.0
@@ -181,37 +181,45 @@ def matching_error(q: Array, k: Array, heads: int) -> float:
                 found = [float(rounded[0][image, query, at] @ key[at]) for key in rounded[1][image]]
                 exact = [float(q[image, query, at] @ key[at]) for key in k[image]]
                 errors = np.array(found) - np.array(exact)
-                total += float(((errors - errors.mean()) ** 2).sum())
+                total += float(((errors - centred * errors.mean()) ** 2).sum())
     return total
 
 
 def test_the_judge_of_a_rotation_compares_products_head_by_head() -> None:
-    judge, turn, said = Judge(noise(1), coarse, coarse), turn_of(2, 8), []
-    for seed in range(6):
-        q, k = drawn(seed, 2, 5, 16), drawn(seed + 2, 2, 5, 16)
-        errors = [matching_error(double(a), double(b), 2) for a, b in ((q, k), (q @ turn.T, k @ turn.T))]
+    """Of some of these, whose keys share a part, it would say the opposite if what all keys share counted too."""
+    judge, turn, said, plain = Judge(noise(1), coarse, coarse), turn_of(2, 8), list[bool](), list[bool]()
+    for seed in range(16):
+        q, k = drawn(seed, 2, 5, 16), drawn(seed + 2, 2, 5, 16) + seed // 4
+        pairs = [(double(a), double(b)) for a, b in ((q, k), (q @ turn.T, k @ turn.T))]
+        errors = [matching_error(*pair, 2) for pair in pairs]
         said.append(judge.helps_matching(q, k, 2, turn))
         assert said[-1] == (errors[1] < errors[0])
+        common = [matching_error(*pair, 2, centred=False) for pair in pairs]
+        plain.append(common[1] < common[0])
     assert set(said) == {False, True}
+    assert said != plain
+
+
+def output_error(inputs: Array, weight: Array, exact_inputs: Array, exact_weight: Array) -> float:
+    """Squared errors of every output of every row."""
+    places = [(row, out) for row in range(len(inputs)) for out in range(len(weight))]
+    return sum(float(inputs[i] @ weight[o] - exact_inputs[i] @ exact_weight[o]) ** 2 for i, o in places)
 
 
 def test_the_judge_of_a_rotation_compares_what_a_projection_puts_out() -> None:
-    judge, turn, said = Judge(noise(1), coarse, lambda w: (w * 8).round() / 8), turn_of(2, 8), []
-    for seed in range(6):
-        x, weight = drawn(seed, 3, 16), drawn(seed + 7, 4, 16)
-        errors = []
-        for inputs, matrix in ((x, weight), (x @ turn.T, weight @ turn.T)):
-            rows, columns = double(coarse(inputs)), np.round(double(matrix) * 8) / 8
-            errors.append(
-                sum(
-                    float(rows[i] @ columns[o] - double(x)[i] @ double(weight)[o]) ** 2
-                    for i in range(3)
-                    for o in range(4)
-                )
-            )
+    """Of some of these it would say the opposite if weights were not rounded."""
+    judge, turn, said, unrounded = Judge(noise(1), coarse, coarse), turn_of(2, 8), list[bool](), list[bool]()
+    for seed in range(16):
+        x, weight = drawn(seed, 3, 16), drawn(seed // 2, 4, 16)
+        exact = double(x), double(weight)
+        pairs = (x, weight), (x @ turn.T, weight @ turn.T)
+        errors = [output_error(double(coarse(a)), double(coarse(b)), *exact) for a, b in pairs]
         said.append(judge.helps_mixing(x, weight, turn))
         assert said[-1] == (errors[1] < errors[0])
+        inputs_alone = [output_error(double(coarse(a)), double(b), *exact) for a, b in pairs]
+        unrounded.append(inputs_alone[1] < inputs_alone[0])
     assert set(said) == {False, True}
+    assert said != unrounded
 
 
 def test_heads_turn_where_the_judge_says_so() -> None:
